@@ -1,0 +1,59 @@
+"""NeuroRAD: raw multi-site MRI -> volumes -> eight encoders -> embeddings -> what they know -> report."""
+
+from snakemake.utils import min_version, validate
+
+from neurorad.files import remove_partial
+
+min_version("9.15")
+
+# The shipped study, unless another is given: two studies are never merged.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config.yaml"
+
+
+validate(config, "workflow/schemas/config.schema.yaml", set_default=False)
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/phantom.smk"
+include: "workflow/rules/cohorts.smk"
+include: "workflow/rules/imaging.smk"
+include: "workflow/rules/pretraining.smk"
+include: "workflow/rules/embedding.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/explanation.smk"
+include: "workflow/rules/reporting.smk"
+include: "workflow/rules/provenance.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",
+        "results/provenance/ro-crate-metadata.json",
+        ["results/phantom/truth.json"] if "phantom" in config else [],
+
+
+# Up to the encoders' numbers, for a study whose patients have no labels.
+rule embeddings:
+    input:
+        expand("results/embeddings/{encoder}/{cohort}.parquet", encoder=ENCODERS, cohort=TEST),
+        expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),
+        FILES["excluded"],
+
+
+onstart:
+    remove_partial("results")
+
+
+onsuccess:
+    print(
+        "Done. Look first at results/report.html, then at results/volumes/*/qc.html; scans left out and why: results/cohorts/*/excluded.tsv"
+    )
+
+
+onerror:
+    print(
+        "A job failed; the message above names its log below results/logs. Mend the cause and give the same command again."
+    )

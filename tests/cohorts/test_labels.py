@@ -1,0 +1,375 @@
+"""Real tables against the counts that their releases document, and mutated rows that must never pass in silence."""
+
+import openpyxl
+import pandas as pd
+import pytest
+
+from neurorad.cohorts.label_tables import dictionaries
+from neurorad.cohorts.labels import (
+    EXAM_COLUMNS,
+    MARKERS,
+    PATIENT_COLUMNS,
+    SAFE,
+    aliases,
+    data_dictionary,
+    decisions,
+    harmonise,
+    patients_of,
+)
+from neurorad.evaluation.folds import glioblastoma_survival
+from neurorad.problems import InputError
+
+FOLLOW_UPS = {"315": "0433_FU007d", "278": "0431_FU001d", "175": "0396_FU175d"}
+FOLLOW_UPS |= {"138": "0429_FU003d", "181": "0409_FU001d", "289": "0391_FU016d"}
+
+
+def counts(column):
+    return column.eq(1).sum(), column.eq(0).sum(), column.isna().sum()
+
+
+@pytest.mark.parametrize("version", ["v2", "v5"])
+def test_ucsf(real, version):
+    raw, rules, exams = real[f"UCSF-PDGM-metadata_{version}.csv"]
+    assert (len(exams), exams["patient"].nunique()) == (501, 495)
+    assert counts(exams["idh1"]) == (103, 398, 0)
+    assert counts(exams["mgmt"]) == (302, 114, 5 + 80)
+    assert counts(exams["1p19q"]) == (9, 395, 6 + 91)
+    assert counts(exams["event"]) == (251, 250, 0)
+    assert exams["os_days"].isna().sum() == 1
+    assert exams["resection"].value_counts().to_dict() == {"GTR": 248, "STR": 198, "biopsy": 54}
+    assert exams["diagnosis"].eq("glioblastoma").sum() == 374
+    assert aliases(raw, rules, "ucsf")["alias"].nunique() == 298
+    assert {"UCSF-PDGM-0004", *(f"UCSF-PDGM-{name}" for name in FOLLOW_UPS.values())} <= set(exams["scan"])
+    assert not set(exams["patient"]) & {f"UCSF-PDGM-0{old}" for old in FOLLOW_UPS}
+
+
+def test_both_spellings_of_ucsf_follow_ups_are_one_exam_of_one_patient(real):
+    raw, _, old = real["UCSF-PDGM-metadata_v2.csv"]
+    _, _, new = real["UCSF-PDGM-metadata_v5.csv"]
+    for number, name in FOLLOW_UPS.items():
+        row = old[(raw["ID"] == f"UCSF-PDGM-{number}").to_numpy()].iloc[0]
+        assert (row["scan"], row["patient"]) == (f"UCSF-PDGM-{name}", f"UCSF-PDGM-{name[:4]}")
+    order = ["patient", "scan"]
+    old, new = (table.sort_values(order, ignore_index=True).drop(columns="cohort") for table in (old, new))
+    pd.testing.assert_frame_equal(old[order], new[order])
+    pd.testing.assert_frame_equal(patients_of(old.assign(cohort="x")), patients_of(new.assign(cohort="x")))
+    assert len(patients_of(new.assign(cohort="x"))) == 495
+
+
+def test_upenn_keeps_every_censored_patient(real):
+    raw, _, exams = real["UPENN-GBM_clinical_info_v2.1.csv"]
+    baseline = raw["ID"].str.endswith("_11").to_numpy()
+    assert (len(exams), baseline.sum()) == (671, 611)
+    assert counts(exams["idh1"]) == (19, 546, 106)
+    assert counts(exams["mgmt"]) == (121, 170, 32 + 348)
+    assert counts(exams["event"]) == (644, 17 + 7, 3)
+    assert exams["resection"].value_counts().to_dict() == {"GTR": 362, "no GTR": 211}
+    assert exams["kps"].notna().sum() == 75
+    # Of the 611 all but the three uncertain ones have a time; times of follow-up rows count from another day.
+    assert exams[baseline]["os_days"].notna().sum() == 608
+    assert exams[~baseline]["os_days"].isna().all()
+    patients = patients_of(exams)
+    assert len(patients) == 630
+    censored = baseline & raw["Survival_Status"].isin(["Alive", "Lost to Follow-up"]).to_numpy()
+    kept = patients[patients["event"].eq(0) & patients["os_days"].notna()].set_index("patient")["os_days"]
+    truth = raw[censored].set_index(raw["ID"][censored].str[:15])["Survival_Censor"].astype(int)
+    assert len(truth) == 23
+    assert kept.astype(int).to_dict() == truth.to_dict()
+    assert glioblastoma_survival(patients).sum() > 400
+
+
+def test_upenn_patients_are_described_by_their_baseline(real):
+    raw, _, exams = real["UPENN-GBM_clinical_info_v2.1.csv"]
+    ages = patients_of(exams).set_index("patient")["age"]
+    first = raw.assign(patient=raw["ID"].str[:15]).sort_values("ID").drop_duplicates("patient").set_index("patient")
+    assert ages.astype(float).to_dict() == first["Age_at_scan_years"].astype(float).to_dict()
+
+
+def mu_truth(path):
+    """Each row's marker by the workbook alone: what its own sheet says that the code means."""
+    book = openpyxl.load_workbook(path)
+    meanings, name = {}, None
+    for first, second in book["Data Dictionary"].iter_rows(max_col=2, values_only=True):
+        name = first or name
+        code, _, meaning = str(second).partition("-")
+        if code.strip().isdigit():
+            meanings.setdefault(name, {})[int(code)] = meaning.strip()
+    header, *rows = book["MU Glioma Post"].iter_rows(values_only=True)
+    rows = [dict(zip(header, row, strict=True)) for row in rows if row[0]]
+    return {column: [codes[row[column]] for row in rows] for column, codes in meanings.items() if column in rows[0]}
+
+
+def test_mu_glioma_post_says_what_its_own_dictionary_says(real, shared):
+    name = "MU-Glioma-Post_ClinicalData-July2025.xlsx"
+    raw, _, exams = real[name]
+    assert (len(exams), exams["patient"].nunique()) == (203, 203)
+    truth = mu_truth(shared / "tables" / name)
+    columns = {
+        "idh1": ("IDH1 mutation", "IDH1 mutation is present"),
+        "mgmt": ("MGMT methylation", "MGMT promoter methylation"),
+        "1p19q": ("1p/19q", "Co-deletion"),
+        "egfr": ("EGFR amplification", "EGFR amplification"),
+        "atrx": ("ATRX mutation", "ATRX mutation is present"),
+        "tp53": ("TP53 alteration", "TP53 alteration is present"),
+        "cdkn2ab": ("CDKN2A/B deletion", "CDKN2A/B deletion is present"),
+        "tert": ("TERT promoter mutation", "TERT promoter mutation is present"),
+    }
+    assert set(columns) == set(MARKERS)
+    for ours, (theirs, positive) in columns.items():
+        expected = [1 if text == positive else 0 if text.startswith("No ") else -1 for text in truth[theirs]]
+        assert exams[ours].fillna(-1).tolist() == expected, ours
+        assert set(expected) >= {0, 1}
+    assert counts(exams["event"]) == (97, 106, 0)
+    assert exams["os_days"].notna().sum() == (raw["Number of days from Diagnosis to death (Days)"] != "").sum() == 96
+
+
+def test_brats_survival(real):
+    raw, _, exams = real["BraTS2020_survival_info.csv"]
+    assert len(exams) == 236
+    assert exams["os_days"].tolist() == raw["Survival_days"].astype(int).tolist()
+    assert exams["resection"].value_counts().to_dict() == {"GTR": 119, "STR": 10}
+
+
+def test_brats_name_mapping_states_names_and_no_label(real):
+    raw, rules, exams = real["BraTS_name_mapping.csv"]
+    assert exams.drop(columns=["patient", "scan", "cohort"]).isna().all().all()
+    names = aliases(raw, rules, "brats")
+    assert names["alias"].str.startswith("TCGA-").sum() == raw["TCGA_TCIA_subject_ID"].ne("NA").sum() == 167
+    assert set(names["patient"]) == set(raw["BraTS_2019_subject_ID"])
+
+
+def table(release, *rows, **columns):
+    """A raw table of text cells; a release's dictionary number 0 reads it."""
+    raw = pd.DataFrame(rows or [columns], dtype=str).fillna("")
+    return raw.set_index(pd.RangeIndex(2, len(raw) + 2)), dictionaries(release)[0]
+
+
+def ucsf(**changes):
+    row = {"ID": "UCSF-PDGM-004", "Sex": "M", "Age at MRI": "66", "WHO CNS Grade": "4", "MGMT status": "negative"}
+    row |= {"Final pathologic diagnosis (WHO 2021)": "Glioblastoma, IDH-wildtype", "1p/19q": "unknown"}
+    row |= {"IDH": "wildtype", "1-dead 0-alive": "1", "OS": "1303", "EOR": "STR", "BraTS21 ID": "BraTS2021_00097"}
+    return row | changes
+
+
+def own(**changes):
+    row = dict.fromkeys(MARKERS, "") | {"patient": "A1", "age": "66", "sex": "M", "grade": "4", "ki67": "20"}
+    return row | {"diagnosis": "glioblastoma", "os_days": "400", "event": "1"} | changes
+
+
+def test_brats_writes_the_censored_as_alive():
+    row = {"Brats20ID": "BraTS20_Training_084", "Age": "61.6", "Extent_of_Resection": "NA"}
+    raw, rules = table("brats-gli-pre", {**row, "Survival_days": "ALIVE (361 days later)"})
+    exams, problems, _ = harmonise(raw, rules, "x")
+    assert (problems, exams["os_days"].tolist(), exams["event"].tolist()) == ([], [361], [0])
+    for wrong in ("ALIVE", "ALIVE (361 days later", "ALIVE (-3 days later)", "361 days later)", "dead"):
+        assert harmonise(*table("brats-gli-pre", {**row, "Survival_days": wrong}), "x")[1], wrong
+
+
+def test_lumiere_gives_times_without_inventing_deaths():
+    row = {"Survival time (weeks)": "52", "Sex": "female", "Age at surgery (years)": "61", "IDH (WT: wild type)": "WT"}
+    row |= {"Patient": "Patient-001", "MGMT qualitative": "not methylated"}
+    vague = {
+        "Patient": "Patient-002",
+        "IDH (WT: wild type)": "IDH1 neg, Sequencing required",
+        "Survival time (weeks)": "na",
+    }
+    raw, rules = table("lumiere", row, {**row, **vague})
+    exams, problems, effects = harmonise(raw, rules, "lumiere")
+    assert problems == []
+    assert exams["os_days"].fillna(-1).tolist() == [364, -1]
+    assert exams["event"].isna().all()
+    assert exams["mgmt"].tolist() == [0, 0]
+    assert exams["idh1"].fillna(-1).tolist() == [0, -1]
+    assert effects[["decision", "value", "exams"]].to_numpy().tolist() == [
+        ["idh_not_specified", vague["IDH (WT: wild type)"], 1]
+    ]
+    assert "event" in data_dictionary(rules, SAFE)["os_days"]["Description"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "column", "hint"),
+    [
+        ({"MGMT status": "postive"}, "MGMT status", "did you mean 'positive'?"),
+        ({"MGMT status": "POSITIVE"}, "MGMT status", "did you mean 'positive'?"),
+        ({"MGMT status": "nan"}, "MGMT status", "is unknown"),
+        ({"IDH": "mutated"}, "IDH", "did you mean 'mutated (NOS)'?"),
+        ({"IDH": "IDH1 p.R132H"}, "IDH", "contradicts 'Glioblastoma, IDH-wildtype'"),
+        ({"OS": "-3"}, "OS", "not between 0 and 12000"),
+        ({"OS": "1e3"}, "OS", "is not a number"),
+        ({"OS": "nan"}, "OS", "is not a number"),
+        ({"OS": "unknwn"}, "OS", "did you mean 'unknown'?"),
+        ({"Age at MRI": "66,5"}, "Age at MRI", "decimal point"),
+        ({"Age at MRI": "٦٦"}, "Age at MRI", "is not a number"),
+        ({"Sex": ""}, "Sex", "known are 'M', 'F'"),
+        ({"1-dead 0-alive": ""}, "1-dead 0-alive", "known are '1', '0'"),
+        ({"ID": "../../x"}, "ID", "no id of this release"),
+        ({"ID": "ucsf-pdgm-004"}, "ID", "expected UCSF-PDGM-004"),
+        ({"BraTS21 ID": "BraTS2021-97"}, "BraTS21 ID", "expected BraTS2021_00097"),
+    ],
+)
+def test_what_no_dictionary_knows_is_named_with_its_place(changes, column, hint):
+    exams, problems, _ = harmonise(*table("ucsf-pdgm", ucsf(ID="UCSF-PDGM-005"), ucsf(**changes)), "ucsf")
+    (problem,) = problems
+    assert (problem.row, problem.column, problem.value) == (3, column, changes.get(column))
+    assert hint in str(problem)
+    assert exams["scan"].tolist() == ["UCSF-PDGM-0005"]
+
+
+@pytest.mark.parametrize("other", ["UCSF-PDGM-004", "UCSF-PDGM-0004"])
+def test_two_rows_for_one_exam_are_refused(other):
+    exams, problems, _ = harmonise(*table("ucsf-pdgm", ucsf(), ucsf(ID=other, Sex="F")), "ucsf")
+    assert "second row for one exam" in str(problems[0])
+    assert problems[0].row == 3
+    assert exams.empty
+
+
+def test_both_ids_of_a_follow_up_in_one_table_are_refused():
+    rows = ucsf(ID="UCSF-PDGM-315"), ucsf(ID="UCSF-PDGM-0433_FU007d")
+    assert "second row" in str(harmonise(*table("ucsf-pdgm", *rows), "ucsf")[1][0])
+
+
+def upenn(**changes):
+    row = {"ID": "UPENN-GBM-00001_11", "Gender": "F", "Age_at_scan_years": "52.16", "IDH1": "Wildtype"}
+    row |= {"Survival_from_surgery_days_UPDATED": "960", "Survival_Status": "Deceased", "MGMT": "Not Available"}
+    return row | {"Survival_Censor": "Not Available", "KPS": "80", "GTR_over90percent": "Y"} | changes
+
+
+def test_two_survival_times_in_one_row_are_refused():
+    _, problems, _ = harmonise(*table("upenn-gbm", upenn(Survival_Censor="800")), "upenn")
+    assert "stands beside '960' in 'Survival_from_surgery_days_UPDATED'" in str(problems[0])
+
+
+@pytest.mark.parametrize("column", ["", "x"])
+def test_a_column_that_is_needed_is_asked_for(column):
+    raw, rules = table("ucsf-pdgm", ucsf())
+    raw = raw.drop(columns="Age at MRI") if not column else raw.rename(columns={"Age at MRI": "Age at  MRI"})
+    with pytest.raises(InputError, match="no column 'Age at MRI'" + (r".*nearest: 'Age at  MRI'" if column else "")):
+        harmonise(raw, rules, "ucsf")
+
+
+@pytest.mark.parametrize("release", ["generic", "cuimc"])
+def test_only_the_columns_marked_so_may_be_absent(release):
+    raw, rules = table(release, own(kps="80", vendor="GE"))
+    optional = {"kps", "resection", "vendor", "field_strength", "tp53_percent"}
+    exams, problems, _ = harmonise(raw, rules, "own")
+    assert problems == []
+    assert exams.loc[0, ["kps", "vendor"]].tolist() == [80, "GE"]
+    for name in set(own()) - {"patient"}:
+        with pytest.raises(InputError, match=f"no column '{name}'"):
+            harmonise(raw.drop(columns=name), rules, "own")
+    assert {name for name, rule in rules["columns"].items() if rule.get("optional")} == optional
+    with pytest.raises(InputError, match="no column 'kps'.*nearest: 'KPS'"):
+        harmonise(raw.rename(columns={"kps": "KPS"}), rules, "own")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", ".hidden", "a\\b", ""])
+def test_a_private_id_that_is_a_path_is_refused_and_never_shown(name):
+    exams, problems, _ = harmonise(*table("cuimc", own(patient=name)), "cuimc")
+    assert exams.empty
+    assert "no id of this release" in str(problems[0])
+    assert problems[0].value == "(private)"
+
+
+def test_private_names_stay_in_the_hospital():
+    raw, rules = table("cuimc", own(patient="DOE^JANE"), own(patient="DOE^JANE"))
+    exams, problems, _ = harmonise(raw, rules, "cuimc")
+    assert "DOE" not in exams.to_csv() + "".join(map(repr, problems))
+
+
+def test_a_time_without_an_event_is_refused_and_an_event_without_a_time_kept():
+    exams, problems, _ = harmonise(*table("cuimc", own(event=""), own(patient="A2", os_days="")), "cuimc")
+    assert [(problem.row, problem.column) for problem in problems] == [(2, "event")]
+    assert "no event beside a survival time in 'os_days'" in str(problems[0])
+    assert (exams["event"].tolist(), exams["os_days"].isna().tolist()) == ([1], [True])
+
+
+DECIDED = [
+    (
+        "mgmt_indeterminate",
+        "UCSF-PDGM-metadata_v5.csv",
+        "mgmt",
+        {"missing": 85, "negative": (302, 119), "positive": (307, 114)},
+    ),
+    (
+        "relative_codeletion",
+        "UCSF-PDGM-metadata_v5.csv",
+        "1p19q",
+        {"missing": 97, "negative": (9, 401), "positive": (15, 395)},
+    ),
+    ("idh_not_specified", "UPENN-GBM_clinical_info_v2.1.csv", "idh1", {"missing": 106, "wildtype": (19, 652)}),
+    ("uncertain_date_of_death", "UPENN-GBM_clinical_info_v2.1.csv", "event", {"missing": 3, "dead": (647, 24)}),
+]
+
+
+@pytest.mark.parametrize(("decision", "name", "column", "choices"), DECIDED)
+def test_a_decision_changes_its_own_label_alone_and_is_counted(real, decision, name, column, choices):
+    raw, rules, safe = real[name]
+    for choice, expected in choices.items():
+        exams, problems, effects = harmonise(raw, rules, "x", decisions({decision: choice}))
+        assert problems == []
+        positive, negative, missing = counts(exams[column])
+        assert (missing if choice == "missing" else (positive, negative)) == expected
+        others = [other for other in EXAM_COLUMNS if other not in (column, "os_days", "cohort")]
+        pd.testing.assert_frame_equal(exams[others], safe[others])
+        (row,) = effects[effects["decision"] == decision].to_dict("records")
+        changed = {"mgmt": 5, "1p19q": 6, "idh1": 106, "event": 3}[column]
+        assert (row["choice"], row["column"], row["exams"]) == (choice, column, changed)
+        assert row["patients"] <= row["exams"]
+
+
+def test_decisions_are_counted_in_the_exams_that_are_kept():
+    rows = [ucsf(**{"ID": f"UCSF-PDGM-0433{session}", "MGMT status": "indeterminate"}) for session in ("", "_FU007d")]
+    rows.append(ucsf(**{"MGMT status": "indeterminate", "Sex": "?"}))
+    exams, problems, effects = harmonise(*table("ucsf-pdgm", *rows), "ucsf")
+    assert (len(exams), len(problems)) == (2, 1)
+    assert effects[["value", "exams", "patients"]].to_numpy().tolist()[0] == ["indeterminate", 2, 1]
+
+
+def test_an_uncertain_death_counts_on_its_last_known_day_if_so_decided(real):
+    raw, rules, safe = real["UPENN-GBM_clinical_info_v2.1.csv"]
+    exams, _, _ = harmonise(raw, rules, "upenn-gbm", decisions({"uncertain_date_of_death": "dead"}))
+    gained = exams["os_days"].notna() & safe["os_days"].isna()
+    assert sorted(exams[gained]["os_days"]) == [24, 141, 142]
+
+
+@pytest.mark.parametrize(
+    ("cutoff", "expected"), [(10, [1, 0, 1, 0, -1]), (9.9, [1, 1, 1, 0, -1]), (60, [0, 0, 1, 0, -1])]
+)
+def test_tp53_is_cut_only_where_no_status_is_given(cutoff, expected):
+    percent, status = ["10", "9.9", "0", "50", ""], ["", "", "1", "0", ""]
+    rows = [
+        own(patient=f"P{i}", tp53=given, tp53_percent=share)
+        for i, (given, share) in enumerate(zip(status, percent, strict=True))
+    ]
+    exams, problems, effects = harmonise(*table("cuimc", *rows), "cuimc", decisions({"tp53_cutoff": cutoff}))
+    assert problems == []
+    assert exams["tp53"].fillna(-1).tolist() == expected
+    assert effects.set_index("value")["exams"].sum() == 2
+    assert set(effects["choice"]) == {str(cutoff)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mgmt": "missing"}, "unknown decision 'mgmt'"),
+        ({"mgmt_indeterminate": "wildtype"}, "choose missing, negative, positive"),
+        ({"tp53_cutoff": 0}, "must be a percentage above 0"),
+        ({"tp53_cutoff": "10"}, "must be a percentage above 0"),
+    ],
+)
+def test_a_decision_nobody_knows_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        decisions(wrong)
+
+
+def test_the_safe_choice_is_that_what_is_not_settled_is_missing():
+    assert {choice for name, choice in SAFE.items() if name != "tp53_cutoff"} == {"missing"}
+
+
+def test_patients_have_one_row_each_and_the_columns_that_later_stages_read(real):
+    assert {"cohort", "patient", "age", "sex", "grade", "diagnosis", *MARKERS, "ki67"} < set(PATIENT_COLUMNS)
+    for _, _, exams in real.values():
+        patients = patients_of(exams)
+        assert tuple(patients) == PATIENT_COLUMNS
+        assert patients["patient"].is_unique
+        assert set(patients["patient"]) == set(exams["patient"])

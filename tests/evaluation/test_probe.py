@@ -1,0 +1,357 @@
+"""Probes against a nested cross-validation in scikit-learn; nothing of a tested patient reaches its own model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    log_loss,
+    mean_absolute_error,
+    recall_score,
+    roc_auc_score,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from neurorad.evaluation.features import Embeddings
+from neurorad.evaluation.folds import TRAINED_ONLY, deal
+from neurorad.evaluation.linear import balanced_weights
+from neurorad.evaluation.probe import (
+    CLASSIFICATION,
+    PENALTIES,
+    REGRESSION,
+    STRENGTHS,
+    cross_validate,
+    fit_classifier,
+    fit_regressor,
+    probe,
+    youden_threshold,
+)
+from neurorad.seeds import generator
+
+N = 90
+PROTOCOLS = [("combined", "all"), ("within_site", "east"), ("leave_one_site_out", "east+north->west")]
+
+
+def planted(seed: int, strength: float = 1.5, d: int = 12, n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    """Label and features of which the first knows it."""
+    random = np.random.default_rng(seed)
+    y = (random.random(n) < 0.4).astype(float)
+    x = random.normal(size=(n, d))
+    x[:, 0] += strength * y
+    return y, x
+
+
+def found(rows: list[dict], metric: str, protocol: str = "combined", endpoint: str = "mgmt") -> dict:
+    match = [r for r in rows if (r["metric"], r["protocol"], r["endpoint"]) == (metric, protocol, endpoint)]
+    assert match
+    return match[0]
+
+
+def scikit_learn(x: np.ndarray, model: object) -> object:
+    k, d = max(1, len(x) // 3), x.shape[1]
+    shrink = FunctionTransformer(lambda z: z / np.sqrt(d))
+    return make_pipeline(StandardScaler(), *([PCA(k, svd_solver="full")] if k < d else []), shrink, model)
+
+
+def logistic_regression(x: np.ndarray, strength: float) -> object:
+    return scikit_learn(
+        x, LogisticRegression(C=strength, class_weight="balanced", solver="newton-cholesky", tol=1e-10, max_iter=500)
+    )
+
+
+@pytest.mark.parametrize("d", [6, 60])
+def test_the_classifier_is_the_nested_cross_validation_of_scikit_learn(d):
+    y, x = planted(1, d=d)
+    new, strata = planted(2, d=d)[1], y.astype(str)
+    inner = deal(strata, 5, np.random.default_rng(7))
+    held_out = np.empty((len(STRENGTHS), N))
+    for fold in range(5):
+        test = inner == fold
+        for i, strength in enumerate(STRENGTHS):
+            model = logistic_regression(x[~test], strength).fit(x[~test], y[~test])
+            held_out[i, test] = model.decision_function(x[test])
+    losses = [log_loss(y, 1 / (1 + np.exp(-row)), sample_weight=balanced_weights(y)) for row in held_out]
+    best = int(np.argmin(losses))
+    ours = fit_classifier(x, y, strata, np.random.default_rng(7))
+    theirs = logistic_regression(x, STRENGTHS[best]).fit(x, y)
+    np.testing.assert_allclose(ours(new), theirs.decision_function(new), rtol=1e-4, atol=1e-5)
+    assert ours.scale == pytest.approx(held_out[best].std(), rel=1e-4)
+    assert ours.prior == pytest.approx(np.log(y.mean() / (1 - y.mean())))
+
+
+@pytest.mark.parametrize("d", [6, 60])
+def test_the_regressor_is_the_nested_cross_validation_of_scikit_learn(d):
+    _, x = planted(3, d=d)
+    target = 20 + 5 * x[:, 1] + np.random.default_rng(0).normal(0, 5, N)
+    strata, new = np.full(N, "a"), planted(4, d=d)[1]
+    inner = deal(strata, 5, np.random.default_rng(7))
+    errors = []
+    for penalty in PENALTIES:
+        squared = 0.0
+        for fold in range(5):
+            test = inner == fold
+            model = scikit_learn(x[~test], Ridge(alpha=penalty)).fit(x[~test], target[~test])
+            squared += ((model.predict(x[test]) - target[test]) ** 2).sum()
+        errors.append(squared)
+    theirs = scikit_learn(x, Ridge(alpha=PENALTIES[np.argmin(errors)])).fit(x, target)
+    projection, coefficients, intercept = fit_regressor(x, target, strata, np.random.default_rng(7))
+    np.testing.assert_allclose(projection(new) @ coefficients + intercept, theirs.predict(new), rtol=1e-6)
+
+
+def test_the_threshold_has_the_best_youden_index_of_all_cuts():
+    for seed in range(10):
+        y, x = planted(seed, n=30)
+        score = np.round(x[:, 0], 1)
+        cut = youden_threshold(y, score)
+        best = max(balanced_accuracy_score(y, score >= c) for c in [*np.unique(score), np.inf])
+        assert balanced_accuracy_score(y, score >= cut) == pytest.approx(best)
+
+
+def test_of_equally_good_thresholds_the_one_nearest_to_even_odds_is_taken():
+    assert youden_threshold(np.array([0.0, 0, 1, 1]), np.array([-3.0, -2, 4, 5])) == 0
+    assert youden_threshold(np.array([0.0, 0, 1, 1]), np.array([1.0, 2, 4, 5])) == 3
+
+
+@pytest.mark.parametrize(("protocol", "site"), PROTOCOLS)
+def test_the_features_of_a_tested_patient_change_no_other_prediction_of_its_fold(study, known, protocol, site):
+    y, x = planted(5)
+    ki67 = np.where(y == 1, 20.0, 3.0) + np.arange(N) % 4
+    cell = study(ki67=ki67).cell("ki67", protocol, site, repeats=2)
+    rows = np.flatnonzero(np.isin(study().site, cell.patients["cohort"].unique()))
+    before = cross_validate(cell, x[rows], known["ki67"], 0)
+    tested = cell.patients["fold"].to_numpy() != TRAINED_ONLY
+    for victim in np.flatnonzero(tested)[[0, 7, -1]]:
+        poisoned = x[rows].copy()
+        poisoned[victim] = 1e4 * (1 + np.arange(x.shape[1]))
+        after = cross_validate(cell, poisoned, known["ki67"], 0)
+        for repeat, fold_of in enumerate(cell.assignments()):
+            same = (fold_of == fold_of[victim])[tested]
+            own = (np.arange(len(rows)) == victim)[tested]
+            for name in before:
+                assert np.array_equal(before[name][repeat, same & ~own], after[name][repeat, same & ~own])
+                assert before[name][repeat, own] != after[name][repeat, own]
+            # The control: models that were trained on the patient do change.
+            if protocol != "leave_one_site_out":
+                assert (before["score"][repeat, ~same] != after["score"][repeat, ~same]).any()
+
+
+@pytest.mark.parametrize(("protocol", "site"), PROTOCOLS)
+def test_the_label_of_a_tested_patient_never_reaches_its_own_fold(study, known, protocol, site):
+    y, x = planted(6)
+    cell = study(mgmt=y).cell("mgmt", protocol, site)
+    rows = np.flatnonzero(np.isin(study().site, cell.patients["cohort"].unique()))
+    before = cross_validate(cell, x[rows], known["mgmt"], 0)
+    tested = cell.patients["fold"].to_numpy() != TRAINED_ONLY
+    victim = np.flatnonzero(tested)[3]
+    table = cell.table.reset_index(drop=True)
+    table.loc[victim, "label"] = 1 - table.loc[victim, "label"]
+    after = cross_validate(replace(cell, table=table), x[rows], known["mgmt"], 0)
+    fold_of = cell.assignments()[0][tested]
+    same = fold_of == cell.assignments()[0][victim]
+    for name in before:
+        assert np.array_equal(before[name][0, same], after[name][0, same])
+    if protocol != "leave_one_site_out":
+        assert (before["score"][0, ~same] != after["score"][0, ~same]).any()
+
+
+def test_a_site_never_seen_is_scored_by_the_other_sites_alone(study, known):
+    y, x = planted(7)
+    whole = study(mgmt=y)
+    cell = whole.cell("mgmt", "leave_one_site_out", "east+north->west")
+    tested = whole.site == "west"
+    strata = np.char.add(np.char.add(y.astype(str), "/"), whole.site)
+    random = generator(3, "probe", "mgmt", "leave_one_site_out", "east+north->west", 0, 0)
+    model = fit_classifier(x[~tested], y[~tested], strata[~tested], random)
+    scores = cross_validate(cell, x, known["mgmt"], 3)["score"][0]
+    np.testing.assert_allclose(scores, model(x[tested]) / model.scale)
+
+
+def test_every_number_of_a_row_follows_from_the_predictions(study, known):
+    y, x = planted(8)
+    ki67 = np.clip(6 + 8 * y + 3 * x[:, 1], 0, None)
+    whole = study(ki67=ki67, mgmt=y)
+    rows, predictions, _ = probe(whole.embeddings(x), whole.folds(repeats=2), known, replicates=50)
+    keys = ["endpoint", "protocol", "site"]
+    assert len(predictions.groupby(keys)) == 14
+    for where, part in predictions.groupby(keys):
+        mine = {r["metric"]: r for r in rows if tuple(r[k] for k in keys) == where}
+        truth, margin, score = part["label"], part["margin"], part["score"]
+        expected = {
+            "auc": roc_auc_score(truth, score),
+            "balanced_accuracy": balanced_accuracy_score(truth, margin >= 0),
+            "balanced_accuracy_at_half": balanced_accuracy_score(truth, score >= 0),
+            "sensitivity": recall_score(truth, margin >= 0),
+            "specificity": recall_score(truth, margin >= 0, pos_label=0),
+            "average_precision": average_precision_score(truth, score),
+            "brier": brier_score_loss(truth, part["probability"]),
+        }
+        if where[0] == "ki67":
+            value = part.merge(whole.patients, on=["cohort", "patient"])["ki67"]
+            expected["spearman"] = spearmanr(value, part["predicted"]).statistic
+            expected["mae"] = mean_absolute_error(value, part["predicted"])
+            assert (truth == (value >= 10).to_numpy()).all()
+        else:
+            assert part["predicted"].isna().all()
+        assert {name: r["value"] for name, r in mine.items()} == pytest.approx(expected, abs=1e-9)
+        for r in mine.values():
+            assert r["ci_low"] <= r["value"] <= r["ci_high"]
+            assert (r["n"], r["n_positive"]) == (len(part), truth.sum())
+        repeats = [name for name in part if name.startswith("score_r")]
+        np.testing.assert_allclose(part[repeats].dropna(axis=1).mean(axis=1), score)
+
+
+def test_a_planted_feature_is_found_about_as_well_as_it_could_be(study, known):
+    y, x = planted(9, strength=2.0)
+    whole = study(mgmt=y)
+    rows, _, _ = probe(whole.embeddings(x), whole.folds(), known, replicates=20)
+    own = roc_auc_score(y, x[:, 0])
+    assert own > 0.88
+    assert abs(found(rows, "auc")["value"] - own) < 0.07
+    west = study().site == "west"
+    last = next(r for r in rows if r["site"] == "east+north->west" and r["metric"] == "auc")
+    assert abs(last["value"] - roc_auc_score(y[west], x[west, 0])) < 0.1
+
+
+def test_random_embeddings_know_nothing_on_average(study, known):
+    values = {"combined": [], "leave_one_site_out": []}
+    for seed in range(16):
+        y, x = planted(100 + seed, strength=0.0, d=10)
+        whole = study(mgmt=y)
+        for protocol, site in (PROTOCOLS[0], PROTOCOLS[2]):
+            cell = whole.cell("mgmt", protocol, site)
+            score = cross_validate(cell, x, known["mgmt"], 0)["score"][0]
+            values[protocol].append(roc_auc_score(cell.tested["label"], score))
+    for protocol, aucs in values.items():
+        assert abs(np.mean(aucs) - 0.5) < 0.07, protocol
+        assert np.std(aucs) > 0.02
+
+
+def test_a_collapsed_encoder_has_an_auc_of_one_half_and_says_why(study, known):
+    y, _ = planted(10)
+    whole = study(mgmt=y)
+    rows, predictions, _ = probe(whole.embeddings(np.full((N, 5), 3.25)), whole.folds(), known, replicates=20)
+    for row in rows:
+        if row["metric"] == "auc":
+            assert row["value"] == 0.5
+            assert np.isnan(row["ci_low"]) and "constant" in row["note"]
+        if row["metric"].startswith("balanced_accuracy"):
+            assert row["value"] == 0.5
+    assert (predictions["score"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("positives", "reason"),
+    [(4, "not estimable: 4 positives of 40 (needs 5)"), (36, "not estimable: 4 negatives of 40 (needs 5)")],
+)
+def test_too_few_of_a_class_is_a_row_that_says_so_and_no_number(study, known, positives, reason):
+    whole = study({"a": 40}, mgmt=(np.arange(40) < positives).astype(float), ki67=np.where(np.arange(40) < 4, 30, 1))
+    _, x = planted(0, n=40)
+    rows, predictions, coefficients = probe(whole.embeddings(x), whole.folds(), known, replicates=20)
+    assert predictions.empty and coefficients.empty
+    assert all(np.isnan(r["value"]) for r in rows)
+    mine = [r for r in rows if r["endpoint"] == "mgmt" and r["protocol"] == "within_site"]
+    assert [r["metric"] for r in mine] == list(CLASSIFICATION)
+    assert {(r["note"], r["n"], r["n_positive"]) for r in mine} == {(reason, 40, positives)}
+    both = [r["metric"] for r in rows if r["endpoint"] == "ki67" and r["protocol"] == "within_site"]
+    assert both == [*CLASSIFICATION, *REGRESSION]
+
+
+def test_a_site_cannot_be_learned_from_sites_without_carriers(study, known):
+    y = np.r_[np.arange(20) < 3, np.arange(20) < 9].astype(float)
+    whole = study({"a": 20, "b": 20}, mgmt=y)
+    rows, _, _ = probe(whole.embeddings(planted(0, n=40)[1]), whole.folds(), known, replicates=20)
+    notes = {r["site"]: r["note"] for r in rows if r["protocol"] == "leave_one_site_out"}
+    assert notes["a->b"] == "not estimable: 3 positives of 20 in training (needs 5)"
+    assert notes["b->a"] == "not estimable: 3 positives of 20 (needs 5)"
+
+
+def test_one_carrier_at_each_site_can_be_estimated_together(study, known):
+    sites = dict.fromkeys("abcde", 10)
+    whole = study(sites, mgmt=np.tile(np.arange(10) == 4, 5).astype(float))
+    rows, _, _ = probe(whole.embeddings(planted(0, n=50)[1]), whole.folds(), known, replicates=20)
+    assert np.isfinite(found(rows, "auc")["value"])
+
+
+def test_between_five_and_twenty_carriers_come_with_a_warning(study, known):
+    for positives, text in ((19, "warning: only 19 positives"), (20, "")):
+        whole = study({"a": 60}, mgmt=(np.arange(60) < positives).astype(float))
+        rows, _, _ = probe(whole.embeddings(planted(0, n=60)[1]), whole.folds(), known, replicates=20)
+        assert found(rows, "sensitivity", "within_site")["note"] == text
+
+
+def test_the_clinical_baseline_counts_only_whom_it_knows(study, known):
+    y, x = planted(11, d=2)
+    whole = study(mgmt=y)
+    table = whole.table(x, "clinical").drop(index=range(0, 30, 3))
+    clinical = Embeddings([table], "clinical")
+    rows, predictions, _ = probe(clinical, whole.folds(), known, replicates=20)
+    row = found(rows, "auc")
+    assert (row["n"], row["n_positive"]) == (80, y.sum() - y[0:30:3].sum())
+    assert "10 patients without clinical data left out" in row["note"]
+    assert len(predictions[predictions["protocol"] == "combined"]) == 80
+    mine = predictions[predictions["protocol"] == "combined"]
+    assert row["value"] == pytest.approx(roc_auc_score(mine["label"], mine["score"]))
+
+
+def test_a_clinical_baseline_whose_gaps_empty_a_training_fold_says_so(study, known):
+    whole = study({"a": 30}, mgmt=(np.arange(30) < 10).astype(float))
+    folds = whole.folds(folds=2)
+    mine = folds[(folds["endpoint"] == "mgmt") & (folds["protocol"] == "within_site")]
+    carriers = mine[(mine["label"] == 1) & (mine["fold"] == 1)]["scan"]
+    assert len(carriers) == 5
+    table = whole.table(planted(0, n=30, d=2)[1], "clinical")
+    table = table[~table["scan"].isin(carriers.iloc[:4])]
+    rows, _, _ = probe(Embeddings([table], "clinical"), folds, known, replicates=20)
+    row = found(rows, "auc", "within_site")
+    assert np.isnan(row["value"]) and row["n_positive"] == 6
+    assert row["note"].startswith("not estimable: a training fold has fewer than 2 positives or negatives")
+
+
+def test_a_clinical_baseline_that_knows_nobody_is_not_estimable(study, known):
+    y, x = planted(12, d=2)
+    whole = study(mgmt=y)
+    table = whole.table(x, "clinical").assign(scan="other")
+    clinical = Embeddings([table.drop_duplicates(["cohort", "scan"])], "clinical")
+    rows, predictions, _ = probe(clinical, whole.folds(), known, replicates=20)
+    assert predictions.empty
+    assert {r["n"] for r in rows} == {0} and all("not estimable" in r["note"] for r in rows)
+
+
+def test_the_saved_layer_is_the_probe_of_everybody_on_raw_features(study, known):
+    y, x = planted(13)
+    whole = study(mgmt=y)
+    _, _, coefficients = probe(whole.embeddings(x), whole.folds(), known, seed=4, replicates=20)
+    assert coefficients[["endpoint", "site"]].values.tolist() == [["mgmt", "all"]]
+    layer = coefficients[[f"e{i}" for i in range(12)]].to_numpy(float)[0]
+    strata = np.char.add(np.char.add(y.astype(str), "/"), whole.site)
+    model = fit_classifier(x, y, strata, generator(4, "probe", "mgmt", "final"))
+    np.testing.assert_allclose(x @ layer + coefficients["intercept"][0], model(x), atol=1e-10)
+    assert np.argmax(layer) == 0
+
+
+def test_two_encoders_are_tested_on_the_same_patients_in_the_same_folds(study, known):
+    y, x = planted(14)
+    whole = study(mgmt=y)
+    folds = whole.folds(repeats=2)
+    tables = [
+        probe(whole.embeddings(features, name), folds, known, replicates=20)[1]
+        for name, features in (("byol-base-s0", x), ("moco-dro-s1", planted(15)[1]))
+    ]
+    who = ["endpoint", "protocol", "site", "cohort", "patient", "scan", "label"]
+    pd.testing.assert_frame_equal(tables[0][who], tables[1][who])
+    assert not np.allclose(tables[0]["score"], tables[1]["score"])
+
+
+def test_only_declared_endpoints_are_probed(study, known):
+    y, x = planted(16)
+    whole = study({"a": N}, mgmt=y, tert=1 - y, idh1=0, diagnosis="Glioblastoma", os_days=9, event=y)
+    rows, _, _ = probe(whole.embeddings(x), whole.folds(), {"tert": known["tert"]}, replicates=20)
+    assert {r["endpoint"] for r in rows} == {"tert"}

@@ -1,0 +1,271 @@
+"""Training, stopping, resuming and the files of a run."""
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+import torch
+
+from neurorad.encoder import load_encoder
+from neurorad.files import read_json, write_table
+from neurorad.pretraining import engine
+from neurorad.pretraining.engine import CHECKPOINT, Run, train
+from neurorad.pretraining.outputs import write_outputs
+from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.scans import read_scans
+from neurorad.problems import InputError
+
+from .conftest import write_study, write_tiny_presets
+
+CPU = torch.device("cpu")
+FILES = ["card.json", "encoder.safetensors", "groups.csv", "history.csv"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def make_run(presets, method="byol", objective="dro", seed=0) -> Run:
+    return Run(method, objective, seed, read_preset(presets, "tiny", method))
+
+
+def finish(run, scans, out, **options) -> list[str]:
+    said = []
+    progress = train(run, scans, out, CPU, say=said.append, **options)
+    write_outputs(run, scans, progress, out)
+    return said
+
+
+def contents(out):
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Send the process a signal in the middle of a step."""
+    real = engine.take_step
+
+    def take_step(run, scans, progress, batch, groups):
+        if progress.step == step:
+            os.kill(os.getpid(), number)
+        return real(run, scans, progress, batch, groups)
+
+    monkeypatch.setattr(engine, "take_step", take_step)
+
+
+@pytest.mark.parametrize("objective", ["base", "dro"])
+@pytest.mark.parametrize("method", ["byol", "dino", "mae", "moco"])
+def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tiny_presets, tmp_path, monkeypatch):
+    run, scans = make_run(tiny_presets, method, objective), read_scans(study)
+    finish(run, scans, tmp_path / "whole")
+    assert sorted(contents(tmp_path / "whole")) == FILES
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(SystemExit) as stopped:
+            finish(run, scans, tmp_path / "parts")
+    assert stopped.value.code == 143
+    assert list(contents(tmp_path / "parts")) == [CHECKPOINT]
+    torch.manual_seed(12345)
+    said = finish(run, scans, tmp_path / "parts")
+    assert "resumed at step 3" in said
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_sigusr1_stops_too_and_handlers_are_put_back(study, tiny_presets, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGUSR1)
+    stop_at(monkeypatch, 1, signal.SIGUSR1)
+    with pytest.raises(SystemExit) as stopped:
+        finish(make_run(tiny_presets), read_scans(study), tmp_path)
+    assert stopped.value.code == 128 + signal.SIGUSR1
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_truncated_checkpoint_starts_over(study, tiny_presets, tmp_path, monkeypatch):
+    run, scans = make_run(tiny_presets), read_scans(study)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(SystemExit):
+            finish(run, scans, tmp_path / "cut")
+    checkpoint = tmp_path / "cut" / CHECKPOINT
+    for size in (checkpoint.stat().st_size // 2, 0):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:size])
+        said = []
+        train(run, scans, tmp_path / "cut", CPU, say=said.append)
+        assert any("unreadable checkpoint" in text and "starting at step 0" in text for text in said)
+    finish(run, scans, tmp_path / "whole")
+    finish(run, scans, tmp_path / "cut")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_run_is_left_aside(study, tiny_presets, tmp_path, monkeypatch):
+    scans = read_scans(study)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(SystemExit):
+            finish(make_run(tiny_presets), scans, tmp_path)
+    said = finish(make_run(tiny_presets, objective="base", seed=1), scans, tmp_path)
+    assert any("another run (differs in objective, seed)" in text for text in said)
+
+
+def test_a_failed_save_keeps_the_older_checkpoint(study, tiny_presets, tmp_path, monkeypatch):
+    run, scans, real = make_run(tiny_presets), read_scans(study), torch.save
+    saves = []
+
+    def full_disk(state, path):
+        saves.append(state["step"])
+        if len(saves) < 3:
+            return real(state, path)
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(InputError, match=r"step 3 could not be written.*No space left"):
+            train(run, scans, tmp_path, CPU, checkpoint_seconds=0, say=lambda text: None)
+    assert list(contents(tmp_path)) == [CHECKPOINT]
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
+    assert "resumed at step 2" in finish(run, scans, tmp_path)
+
+
+def test_base_and_dro_see_the_same_data_and_start_alike(study, tiny_presets, tmp_path):
+    scans = read_scans(study)
+    rows = {}
+    for objective in ("base", "dro"):
+        finish(make_run(tiny_presets, objective=objective), scans, tmp_path / objective)
+        rows[objective] = pd.read_csv(tmp_path / objective / "history.csv")
+    assert rows["base"]["loss"][0] == rows["dro"]["loss"][0]
+    assert rows["base"]["loss"][4] != rows["dro"]["loss"][4]
+    groups = {name: pd.read_csv(tmp_path / name / "groups.csv") for name in rows}
+    assert groups["base"]["count"].equals(groups["dro"]["count"])
+    assert groups["dro"].groupby("step")["weight"].sum().to_numpy() == pytest.approx(1)
+    assert groups["base"].groupby("step")["count"].sum().eq(4).all()
+
+
+def test_card_and_load_back(study, tiny_presets, tmp_path):
+    scans, run = read_scans(study), make_run(tiny_presets, "dino")
+    progress = train(run, scans, tmp_path, CPU, say=lambda text: None)
+    write_outputs(run, scans, progress, tmp_path)
+    encoder, card = load_encoder(tmp_path)
+    assert card == read_json(tmp_path / "card.json")
+    assert (card["scans"], card["groups"]["group-0"]) == (14, {"scans": 2, "patients": 2})
+    assert card["preprocessing"] == scans.preprocessing
+    assert card["parameters"] == sum(parameter.numel() for parameter in encoder.parameters())
+    teacher = progress.method.teacher_encoder.state_dict()
+    assert all(torch.equal(value, teacher[key]) for key, value in encoder.state_dict().items())
+    assert "/" not in "".join(card["preset"]["values"])
+
+
+def test_loss_falls_when_there_is_something_to_learn(study, tmp_path):
+    presets = write_tiny_presets(tmp_path / "presets.yaml", steps=40, learning_rate=3.0e-3)
+    for method in ("byol", "mae"):
+        finish(make_run(presets, method), read_scans(study), tmp_path / method)
+        loss = pd.read_csv(tmp_path / method / "history.csv")["loss"]
+        assert loss[-5:].mean() < 0.95 * loss[:5].mean()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(study, tmp_path, monkeypatch):
+    run, scans = make_run(write_tiny_presets(tmp_path / "presets.yaml")), read_scans(study)
+    real = engine.build_method
+
+    def broken(run, scans):
+        method = real(run, scans)
+        method.projector[-1].weight.data.fill_(float("nan"))
+        return method
+
+    monkeypatch.setattr(engine, "build_method", broken)
+    with pytest.raises(InputError, match="step 0: the loss is nan"):
+        finish(run, scans, tmp_path / "out")
+
+
+def test_collapsed_features_stop_the_run(study, tmp_path, monkeypatch):
+    run, scans = make_run(write_tiny_presets(tmp_path / "presets.yaml")), read_scans(study)
+    real = engine.build_method
+
+    def dead(run, scans):
+        method = real(run, scans)
+        norm = method.encoder.network.layer4[-1].bn2
+        for layer in (norm, method.encoder.network.layer4[0].downsample[1]):
+            layer.weight.data.zero_()
+            layer.bias.data.fill_(1.0)
+        return method.requires_grad_(False) and _only(method)
+
+    def _only(method):
+        method.predictor.requires_grad_(True)
+        return method
+
+    monkeypatch.setattr(engine, "build_method", dead)
+    with pytest.raises(InputError, match="features collapsed"):
+        finish(run, scans, tmp_path / "out")
+
+
+def test_fewer_scans_than_the_batch_are_said_and_one_group_works(tmp_path):
+    manifest = write_study(tmp_path, scans=3, groups=1)
+    presets = write_tiny_presets(tmp_path / "presets.yaml", steps=2)
+    said = finish(make_run(presets, "moco"), read_scans(manifest), tmp_path / "out")
+    assert any("3 scans are fewer than the batch size 4" in text for text in said)
+    assert (pd.read_csv(tmp_path / "out" / "groups.csv")["weight"] == 1).all()
+
+
+def test_natural_sampling_is_refused_for_dro(study, tmp_path):
+    presets = write_tiny_presets(tmp_path / "presets.yaml", sampling="natural", steps=2)
+    with pytest.raises(InputError, match="natural and the objective is dro"):
+        finish(make_run(presets), read_scans(study), tmp_path)
+    finish(make_run(presets, objective="base"), read_scans(study), tmp_path / "base")
+    groups = pd.read_csv(tmp_path / "base" / "groups.csv")
+    assert (groups["count"] == 0).any()
+    assert groups.loc[groups["count"] == 0, "loss"].isna().all()
+
+
+def edited(manifest, folder, change):
+    table = pd.read_csv(manifest, sep="\t", dtype=str)
+    change(table)
+    path = folder / "manifest.tsv"
+    write_table(path, table)
+    return path
+
+
+def test_volumes_that_are_not_the_manifests_are_refused(study, tmp_path):
+    def another_digest(table):
+        table.loc[2, "sha256"] = "0" * 64
+
+    def swapped(table):
+        table.loc[0, "volume"], table.loc[1, "volume"] = table["volume"][1], table["volume"][0]
+
+    def absent(table):
+        table.loc[0, "volume"] = "nowhere.b2nd"
+
+    for change, message in ((another_digest, "scan-2 of cohort-2.*not the volume"), (swapped, "not the volume"),
+                            (absent, "scan-0 of cohort-0")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            read_scans(edited(study, tmp_path, change))
+
+
+def test_manifests_that_cannot_be_used_are_refused(study, tmp_path):
+    def no_group(table):
+        table.loc[3, "group"] = None
+
+    def twice(table):
+        table.loc[1, ["cohort", "scan"]] = table.loc[0, ["cohort", "scan"]]
+
+    def empty(table):
+        table.drop(table.index, inplace=True)
+
+    def no_column(table):
+        table.drop(columns="patient", inplace=True)
+
+    for change, message in ((no_group, "empty cells in group"), (twice, "listed twice"), (empty, "lists no scan"),
+                            (no_column, "lacks the columns patient")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            read_scans(edited(study, tmp_path, change))
+    with pytest.raises(InputError, match="no such file"):
+        read_scans(tmp_path / "nothing.tsv")
+
+
+def test_volumes_preprocessed_in_two_ways_are_refused(study, tmp_path):
+    other = write_study(tmp_path / "other", scans=1, contract={"spacing": [1.0, 1.0, 1.0]})
+    table = pd.concat([pd.read_csv(path, sep="\t", dtype=str) for path in (study, other)])
+    table["scan"] = [f"s{i}" for i in range(len(table))]
+    write_table(tmp_path / "mixed.tsv", table)
+    with pytest.raises(InputError, match=r"preprocessed unlike.*spacing: \[3.0, 3.0, 3.0\] against \[1.0, 1.0, 1.0\]"):
+        read_scans(tmp_path / "mixed.tsv")

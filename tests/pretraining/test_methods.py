@@ -1,0 +1,207 @@
+"""The four losses against formulas written out sample by sample, and what each method does with gradients and state."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from neurorad.encoder import Architecture, initialised
+from neurorad.pretraining.byol import Byol, ByolSettings, byol_loss
+from neurorad.pretraining.dino import Dino, DinoHead, DinoSettings, dino_loss
+from neurorad.pretraining.mae import Mae, MaeSettings, block_masks, block_normalised, grow, mae_loss
+from neurorad.pretraining.moco import NOBODY, Moco, MocoSettings, info_nce
+from neurorad.pretraining.step import Batch
+from neurorad.pretraining.views import Crop
+from neurorad.problems import InputError
+
+TINY = Architecture("resnet10", width=4, stem_stride=2, stem_pool=False, norm="batch")
+CROP = Crop(16, (0.5, 1.0))
+STEPS = 10
+
+
+def draw(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make(name: str, scans: int = 20):
+    encoder = initialised(TINY, 0)
+    torch.manual_seed(0)
+    match name:
+        case "byol":
+            return Byol(encoder, ByolSettings(CROP, 16, 8, (0.9, 1.0)), STEPS, 4)
+        case "moco":
+            return Moco(encoder, MocoSettings(CROP, 16, 8, 4096, 0.2, (0.9, 1.0)), STEPS, scans)
+        case "dino":
+            return Dino(
+                encoder,
+                DinoSettings(CROP, Crop(8, (0.2, 0.5)), 2, 16, 8, 12, 0.1, (0.02, 0.04), 0.5, 0.9, 0.1, (0.9, 1.0)),
+                STEPS,
+            )
+        case _:
+            return Mae(encoder, MaeSettings(CROP, 4, 0.6, 0.5, 4))
+
+
+def batch_for(method, step: int = 0, size: int = 4) -> Batch:
+    views = [draw(100 * step + i, size, 4, crop.size, crop.size, crop.size) for i, crop in enumerate(method.crops)]
+    return Batch(views, torch.arange(size), list(range(size)), step)
+
+
+def test_byol_loss_is_the_squared_distance_of_unit_vectors():
+    prediction, target = draw(0, 5, 7), draw(1, 5, 7)
+    p, t = (x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True) for x in (prediction, target))
+    np.testing.assert_allclose(byol_loss(prediction, target), ((p - t) ** 2).sum(1), atol=1e-6)
+
+
+def test_info_nce_is_cross_entropy_without_the_excluded_keys():
+    query, key, queue = (torch.nn.functional.normalize(draw(i, n, 6), dim=1) for i, n in enumerate((3, 3, 5)))
+    excluded = torch.zeros(3, 5, dtype=torch.bool)
+    excluded[1, 2] = excluded[2, :] = True
+    found = info_nce(query, key, queue, excluded, 0.2)
+    for i in range(3):
+        own = math.exp(float(query[i] @ key[i]) / 0.2)
+        others = sum(math.exp(float(query[i] @ queue[k]) / 0.2) for k in range(5) if not excluded[i, k])
+        assert float(found[i]) == pytest.approx(-math.log(own / (own + others)), abs=1e-6)
+    assert float(found[2]) == pytest.approx(0, abs=1e-6)
+
+
+def test_dino_loss_is_the_mean_cross_entropy_over_pairs_of_different_crops():
+    students = [torch.log_softmax(draw(i, 3, 6), dim=1) for i in range(4)]
+    teachers = [torch.softmax(3 * draw(10 + i, 3, 6), dim=1) for i in range(2)]
+    loss, divergence = dino_loss(students, teachers)
+    for sample in range(3):
+        crossing, kl = [], []
+        for t in range(2):
+            for s in range(4):
+                if s != t:
+                    p, log_q = teachers[t][sample].double(), students[s][sample].double()
+                    crossing.append(-float((p * log_q).sum()))
+                    kl.append(float((p * (p.log() - log_q)).sum()))
+        assert len(crossing) == 6
+        assert float(loss[sample]) == pytest.approx(np.mean(crossing), abs=1e-6)
+        assert float(divergence[sample]) == pytest.approx(np.mean(kl), abs=1e-6)
+
+
+def test_dino_of_even_distributions_is_the_log_of_the_prototypes():
+    even = torch.full((2, 9), 1 / 9)
+    loss, divergence = dino_loss([even.log()] * 3, [even] * 2)
+    torch.testing.assert_close(loss, torch.full((2,), math.log(9)))
+    torch.testing.assert_close(divergence, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_dino_head_scores_are_cosines_and_frozen_prototypes_learn_nothing():
+    head = DinoHead(6, 8, 4, 10)
+    scores = head(draw(0, 5, 6))
+    assert scores.abs().max() <= 1 + 1e-6
+    head(draw(0, 5, 6), frozen=True).sum().backward()
+    assert head.prototypes.grad is None
+    assert head.layers[0].weight.grad is not None
+
+
+def test_mae_loss_by_loops_over_hidden_brain_voxels():
+    volumes = draw(0, 2, 2, 4, 4, 4)
+    volumes[:, :, 0] = 0
+    volumes[1, 1] = 0
+    painted = draw(1, 2, 2, 4, 4, 4)
+    hidden = grow(torch.rand(2, 2, 2, 2, 2, generator=torch.Generator().manual_seed(3)) < 0.6, 2)
+    found = mae_loss(painted, volumes, hidden, 2)
+    for sample in range(2):
+        squares = []
+        for channel in range(2):
+            if not (volumes[sample, channel] != 0).any():
+                continue
+            for corner in np.ndindex(2, 2, 2):
+                block = tuple(slice(2 * c, 2 * c + 2) for c in corner)
+                brain = (volumes[sample] != 0).any(dim=0)[block]
+                values = volumes[sample, channel][block][brain]
+                if not len(values):
+                    continue
+                target = (values - values.mean()) / (values.var(correction=0) + 1e-6).sqrt()
+                wanted = hidden[sample, channel][block][brain]
+                squares += ((painted[sample, channel][block][brain] - target)[wanted] ** 2).tolist()
+        assert float(found[sample]) == pytest.approx(np.mean(squares), abs=1e-5)
+
+
+def test_mae_loss_ignores_visible_and_background_voxels_and_brightness():
+    volumes = draw(0, 1, 4, 8, 8, 8)
+    volumes[..., :2] = 0
+    hidden = grow(torch.rand(1, 4, 2, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.5, 4)
+    painted = draw(1, 1, 4, 8, 8, 8)
+    loss = mae_loss(painted, volumes, hidden, 4)
+    other = torch.where(hidden & (volumes != 0), painted, 1e3)
+    torch.testing.assert_close(mae_loss(other, volumes, hidden, 4), loss)
+    torch.testing.assert_close(mae_loss(painted, torch.where(volumes != 0, 5 * volumes + 2, 0), hidden, 4), loss)
+    assert float(mae_loss(painted, torch.zeros_like(volumes), hidden, 4)) == 0
+
+
+def test_blocks_are_normalised_to_mean_zero_and_variance_one():
+    volumes = 3 + 2 * draw(0, 1, 1, 8, 8, 8)
+    blocks = block_normalised(volumes, torch.ones_like(volumes, dtype=torch.bool), 4)[0, 0, :4, 4:, :4]
+    assert float(blocks.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(blocks.var(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_masks_hide_the_asked_share_and_follow_their_own_seed():
+    masks = block_masks([1, 2, 3], 4, 4, 0.6, tube=1.0)
+    assert (masks.flatten(2).sum(dim=2) == round(0.6 * 64)).all()
+    assert (masks == masks[:, :1]).all()
+    assert torch.equal(block_masks([2], 4, 4, 0.6, tube=1.0)[0], masks[1])
+    assert not torch.equal(masks[0], masks[1])
+    mixed = block_masks([1, 2, 3], 4, 4, 0.6, tube=0.0).flatten(2).sum(dim=2)
+    assert (mixed.sort(dim=1).values == torch.tensor([38, 38, 38, 64])).all()
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "mae", "moco"])
+def test_a_step_returns_one_loss_a_sample_and_teaches_the_trained_network(name):
+    method = make(name).train()
+    result = method.step(batch_for(method, step=5))
+    assert result.loss.shape == result.signal.shape == (4,)
+    assert result.loss.dtype == torch.float32
+    assert torch.isfinite(result.loss).all()
+    assert not result.signal.requires_grad
+    assert result.features.shape == (4, method.encoder.dimension)
+    result.loss.mean().backward()
+    missing = [key for key, value in method.named_parameters() if value.requires_grad and value.grad is None]
+    assert missing == []
+    before = method.exported.network.conv1.weight.detach().clone()
+    with torch.no_grad():
+        method.encoder.network.conv1.weight += 1
+    method.after_step(5)
+    moved = float((method.exported.network.conv1.weight - before).detach().mean())
+    # DINO exports the teacher, which follows; the others export the network that learns.
+    assert moved == pytest.approx(1 - method.momentum(5) if name == "dino" else 1, abs=1e-4)
+
+
+def test_dino_freezes_prototypes_first_and_warms_the_teacher_up():
+    method = make("dino")
+    method.step(batch_for(method, 0)).loss.mean().backward()
+    assert method.head.prototypes.grad is None
+    assert [method.teacher_temperature(step) for step in (0, 5, 9)] == pytest.approx([0.02, 0.04, 0.04])
+    assert method.centre.abs().sum() > 0
+
+
+def test_moco_queue_is_half_the_data_at_most_and_turns_round():
+    method = make("moco", scans=13)
+    assert len(method.queue) == 6
+    assert (method.queue_patients == NOBODY).all()
+    method.step(batch_for(method, 0))
+    assert method.queue_patients.tolist() == [0, 1, 2, 3, NOBODY, NOBODY]
+    method.step(batch_for(method, 1))
+    assert method.queue_patients.tolist() == [2, 3, 2, 3, 0, 1]
+    tiny = make("moco", scans=4)
+    tiny.step(batch_for(tiny))
+    assert tiny.queue_patients.tolist() == [2, 3]
+
+
+def test_moco_excludes_keys_of_the_same_patient():
+    method = make("moco")
+    method.step(batch_for(method, 0))
+    excluded = method.step(batch_for(method, 1)).diagnostics["excluded_negatives"]
+    assert float(excluded) == pytest.approx(4 / (4 * 10))
+
+
+def test_crop_must_fit_blocks_and_stride():
+    with pytest.raises(InputError, match=r"mae\.block"):
+        MaeSettings(CROP, 5, 0.6, 0.5, 4)
+    with pytest.raises(InputError, match="stride 16"):
+        Mae(initialised(TINY, 0), MaeSettings(Crop(24, (0.5, 1.0)), 4, 0.6, 0.5, 4))

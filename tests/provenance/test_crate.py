@@ -1,0 +1,199 @@
+"""The crate lists what is there, says nothing about the machine, and is the same bytes for the same files."""
+
+import hashlib
+import json
+import re
+import tomllib
+
+import pytest
+from rocrate.rocrate import ROCrate
+
+from neurorad import RESOURCES, __version__
+from neurorad.cli import main
+from neurorad.problems import InputError
+from neurorad.provenance.crate import FORMATS, build, file_properties, packages
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder as a run leaves it: (config, files, where the crate will lie)."""
+    contents = {
+        "Snakefile": "rule all:\n",
+        "results/report.html": "<html></html>",
+        "results/figures/fig1 flow.svg": "<svg/>",
+        "results/tables/prüf#1.csv": "a,b\n1,2\n",
+        "results/encoders/byol-dro-s0/encoder.safetensors": "weights",
+        "results/odd.xyz": "",
+        "results/provenance/config.yaml": "seed: 1\n",
+    }
+    paths = []
+    for name, text in contents.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return paths[-1], paths[:-1], tmp_path / "results" / "provenance" / "ro-crate-metadata.json"
+
+
+def entities(graph: dict) -> dict[str, dict]:
+    return {entity["@id"]: entity for entity in graph["@graph"]}
+
+
+def listed(graph: dict) -> dict[str, dict]:
+    return {name: entity for name, entity in entities(graph).items() if "File" in entity["@type"]}
+
+
+def made(study) -> dict:
+    config, files, out = study
+    return build(out, config, files)
+
+
+def test_sha256_and_size_are_those_of_the_bytes(study):
+    config, files, _ = study
+    expected = {
+        (hashlib.sha256(path.read_bytes()).hexdigest(), str(len(path.read_bytes())), path.name)
+        for path in (config, *files)
+    }
+    found = {(e["sha256"], e["contentSize"], e["name"]) for e in listed(made(study)).values()}
+    assert found == expected
+
+
+def test_ids_are_paths_from_the_folder_of_the_crate(study):
+    assert set(listed(made(study))) == {
+        "../../Snakefile",
+        "../encoders/byol-dro-s0/encoder.safetensors",
+        "../figures/fig1%20flow.svg",
+        "../odd.xyz",
+        "../report.html",
+        "../tables/pr%C3%BCf%231.csv",
+        "config.yaml",
+    }
+
+
+def test_nothing_in_it_names_the_machine_or_the_moment(study, tmp_path):
+    text = json.dumps(made(study))
+    assert str(tmp_path) not in text
+    assert not re.search(r'"(/|file:|[A-Z]:\\)', text)
+    assert not re.search(r"date|startTime|endTime|\d{4}-\d\d-\d\d", text, re.I)
+
+
+def test_relative_paths_and_another_folder_give_the_same_crate(study, tmp_path, monkeypatch):
+    config, files, out = study
+    monkeypatch.chdir(tmp_path)
+    near = [path.relative_to(tmp_path) for path in (out, config, *files)]
+    assert build(near[0], near[1], near[2:]) == made(study)
+
+
+def test_files_in_another_order_or_twice_give_the_same_bytes(study):
+    config, files, out = study
+    written = []
+    for order in (files, files[::-1], [*files, files[2], config]):
+        main(["crate", *map(str, order), "--config", str(config), "--out", str(out)])
+        written.append(out.read_bytes())
+    assert written[0] == written[1] == written[2]
+    assert json.loads(written[0]) == made(study)
+
+
+def test_a_changed_file_gives_another_crate(study):
+    before = made(study)
+    study[1][2].write_text("<svg>new</svg>")
+    after = made(study)
+    changed = [name for name in entities(before) if entities(before)[name] != entities(after)[name]]
+    assert changed == ["../figures/fig1%20flow.svg"]
+
+
+def test_the_rocrate_library_loads_it(study):
+    config, files, out = study
+    main(["crate", *map(str, files), "--config", str(config), "--out", str(out)])
+    crate = ROCrate(out.parent)
+    assert {entity.id for entity in crate.data_entities} == set(listed(made(study)))
+    assert crate.mainEntity.id == "../../Snakefile"
+    assert crate.root_dataset["license"].id == "https://spdx.org/licenses/Apache-2.0"
+    assert crate.name == "NeuroRAD study"
+
+
+def test_every_reference_leads_to_an_entity(study):
+    graph = made(study)
+    known = set(entities(graph))
+    references = set(re.findall(r'\{"@id": "([^"]+)"\}', json.dumps(graph)))
+    assert {name for name in references - known if not name.startswith("https://w3id.org/ro/crate/")} == set()
+    assert len(references & known) > 10
+
+
+def test_the_run_leads_from_the_settings_by_workflow_and_software_to_every_result(study):
+    graph = entities(made(study))
+    run = graph["#run"]
+    assert run["@type"] == "CreateAction"
+    assert run["object"] == {"@id": "config.yaml"}
+    assert run["instrument"] == [{"@id": "../../Snakefile"}, {"@id": "#neurorad"}]
+    assert {part["@id"] for part in run["result"]} == set(listed(made(study))) - {"config.yaml", "../../Snakefile"}
+    assert graph["../../Snakefile"]["@type"] == ["File", "SoftwareSourceCode", "ComputationalWorkflow"]
+    assert graph["../../Snakefile"]["programmingLanguage"] == {"@id": "#snakemake"}
+
+
+def test_without_a_snakefile_the_workflow_is_named_all_the_same(study):
+    config, files, out = study
+    graph = entities(build(out, config, files[1:]))
+    assert graph["./"]["mainEntity"] == {"@id": "#workflow"}
+    assert graph["#run"]["instrument"][0] == {"@id": "#workflow"}
+
+
+def test_software_is_listed_with_its_versions(study):
+    graph = entities(made(study))
+    assert graph["#neurorad"]["softwareVersion"] == __version__
+    assert len(graph["#neurorad"]["softwareRequirements"]) == len(packages())
+    for name, number in packages().items():
+        assert graph[f"#package-{name}"]["softwareVersion"] == number
+
+
+def test_packages_are_the_declared_ones_without_extras():
+    project = tomllib.loads((RESOURCES.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {text.split("==")[0]: text.split("==")[1] for text in project["dependencies"]}
+    assert packages() == declared
+    assert "pytest" not in packages()
+
+
+def test_a_package_that_is_not_installed_says_so(monkeypatch):
+    from importlib.metadata import PackageNotFoundError
+
+    from neurorad.provenance import crate
+
+    def nowhere(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(crate, "version", nowhere)
+    assert set(packages().values()) == {"not installed"}
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [*FORMATS.items(), (".xyz", "application/octet-stream")])
+def test_the_media_type_follows_the_suffix(tmp_path, suffix, kind):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"12345")
+    assert file_properties(path)["encodingFormat"] == kind
+    assert file_properties(path)["contentSize"] == "5"
+
+
+@pytest.mark.parametrize("what", ["missing", "folder"])
+def test_a_file_that_is_missing_or_a_folder_is_refused(study, tmp_path, what):
+    config, files, out = study
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=f"{what}: no such file; a crate lists files that exist"):
+        build(out, config, [*files, tmp_path / what])
+
+
+def test_a_missing_file_is_one_line_and_leaves_no_crate(study, tmp_path, capsys):
+    config, files, out = study
+    with pytest.raises(SystemExit) as left:
+        main(["crate", str(files[0]), str(tmp_path / "gone.csv"), "--config", str(config), "--out", str(out)])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("neurorad crate: ")
+    assert error.endswith("gone.csv: no such file; a crate lists files that exist\n")
+    assert not out.exists()
+
+
+def test_a_missing_flag_exits_with_status_2(study, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["crate", str(study[1][0]), "--out", str(study[2])])
+    assert left.value.code == 2
+    assert "the following arguments are required: --config" in capsys.readouterr().err

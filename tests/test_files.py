@@ -1,0 +1,92 @@
+"""Outputs are whole or absent, whatever ends the writer."""
+
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from neurorad.files import PARTIAL, atomic, read_json, read_table, remove_partial, sha256, write_json, write_table
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from neurorad.files import atomic
+with atomic(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_failed_writer_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "table.tsv"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.tsv"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "volumes" / "a.b2nd"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (partial,) = path.parent.iterdir()
+    assert partial.name.startswith(PARTIAL)
+    (tmp_path / f"{PARTIAL}folder" / "inner").mkdir(parents=True)
+    (tmp_path / "kept.tsv").write_text("whole")
+    remove_partial(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["kept.tsv", "volumes"]
+    remove_partial(tmp_path / "absent")
+
+
+def test_a_link_to_a_folder_elsewhere_is_removed_without_its_content(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("whole")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / f"{PARTIAL}link").symlink_to(tmp_path / "elsewhere")
+    remove_partial(results)
+    assert (tmp_path / "elsewhere" / "kept").exists()
+    assert not list(results.iterdir())
+
+
+def test_the_temporary_name_keeps_the_suffixes_and_the_file_its_usual_mode(tmp_path):
+    with atomic(tmp_path / "a.nii.gz") as temporary:
+        assert temporary.name.endswith("a.nii.gz")
+        temporary.write_text("whole")
+    (tmp_path / "usual").write_text("")
+    assert (tmp_path / "a.nii.gz").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet"])
+def test_identifiers_stay_text(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    write_table(path, pd.DataFrame({"patient": ["007", "08"], "age": [50.0, None]}))
+    table = read_table(path)
+    assert table["patient"].tolist() == ["007", "08"]
+    assert table["age"].isna().tolist() == [False, True]
+
+
+def test_an_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not '.xlsx'"):
+        write_table(tmp_path / "table.xlsx", pd.DataFrame())
+    with pytest.raises(ValueError, match="not '.xlsx'"):
+        read_table(tmp_path / "table.xlsx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_sorted_and_holds_no_nan(tmp_path):
+    path = tmp_path / "card.json"
+    write_json(path, {"b": 1, "a": None})
+    assert path.read_text() == '{\n "a": null,\n "b": 1\n}\n'
+    assert read_json(path) == {"a": None, "b": 1}
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": None, "b": 1}
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_text("abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

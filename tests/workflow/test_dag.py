@@ -1,0 +1,159 @@
+"""Dry runs: which jobs a config asks for, and which configs are refused before any job."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neurorad.cohorts.releases import RELEASES
+from neurorad.endpoints import endpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dry_run(folder: Path, config: dict, *targets: str) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *targets,
+        "-s",
+        str(ROOT / "Snakefile"),
+        "-n",
+        "--directory",
+        str(folder),
+    ]
+    (folder / "resources").mkdir(exist_ok=True)
+    (folder / "resources" / "phantom_crosswalk.csv").write_text("cohort_a,patient_a,cohort_b,patient_b\n")
+    (folder / "study.yaml").write_text(yaml.safe_dump(config))
+    command += ["--configfile", str(folder / "study.yaml")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def jobs(run: subprocess.CompletedProcess) -> dict[str, int]:
+    assert run.returncode == 0, run.stdout + run.stderr
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)}
+
+
+@pytest.fixture
+def shipped() -> dict:
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def test_the_shipped_study(tmp_path, shipped):
+    counts = jobs(dry_run(tmp_path, shipped))
+    assert counts["phantom"] == counts["inventory"] == 10
+    assert counts["volumes"] == 13
+    assert counts["embed"] == 3 * (8 + 2)
+    assert counts["pretrain"] == counts["explain"] == 8
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2
+    assert sum(count for name, count in counts.items() if name.startswith("figure_")) == 12
+    assert counts["audit"] == counts["folds"] == counts["compare"] == counts["report"] == counts["crate"] == 1
+
+
+def test_without_a_second_objective_there_is_nothing_to_compare(tmp_path, shipped):
+    shipped["pretraining"]["objectives"] = ["base"]
+    counts = jobs(dry_run(tmp_path, shipped))
+    assert counts["pretrain"] == 4
+    assert "compare" not in counts
+    assert "figure_fig3d_differences" not in counts
+
+
+def test_another_config_replaces_the_shipped_one(tmp_path, shipped):
+    del shipped["phantom"]
+    shipped["cohorts"] = {"mine": {**shipped["cohorts"]["ucsf-pdgm"], "images": "nowhere"}}
+    del shipped["cohorts"]["mine"]["labels"]
+    shipped["pretraining"]["freeze"] = "elsewhere"
+    (tmp_path / "elsewhere").mkdir()
+    for method in ("byol", "dino", "mae", "moco"):
+        for objective in ("base", "dro"):
+            folder = tmp_path / "elsewhere" / f"{method}-{objective}-s0"
+            folder.mkdir()
+            (folder / "card.json").touch()
+            (folder / "encoder.safetensors").touch()
+    counts = jobs(dry_run(tmp_path, shipped, "embeddings"))
+    assert counts["inventory"] == 1
+    assert "pretrain" not in counts
+    assert "phantom" not in counts
+
+
+def test_a_pattern_with_braces_is_no_wildcard(tmp_path, shipped):
+    shipped["cohorts"]["mine"] = {
+        "release": "generic",
+        "role": ["test"],
+        "images": "nowhere",
+        "pattern": "{patient}/*_{sequence}.nii.gz",
+        "sequences": {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"},
+        "state": "skull",
+    }
+    assert jobs(dry_run(tmp_path, shipped))["inventory"] == 11
+
+
+def test_shards_multiply_the_volume_jobs_of_that_cohort_only(tmp_path, shipped):
+    shipped["cohorts"]["cuimc"]["shards"] = 3
+    assert jobs(dry_run(tmp_path, shipped))["volumes"] == 14
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: c.update(colour="red"), "colour"),
+        (lambda c: c["cohorts"]["cuimc"].update(release="cuimcc"), "cuimcc"),
+        (lambda c: c["cohorts"]["cuimc"].update(role=["train"]), "train"),
+        (lambda c: c["pretraining"].update(methods=["simclr"]), "simclr"),
+        (lambda c: c["imaging"].update(spacing=-1), "-1"),
+        (lambda c: c["imaging"].update(brain_mask={"method": "hd-bet"}), "weights"),
+        (lambda c: c["cohorts"]["cuimc"].update(release="generic"), "pattern"),
+        (lambda c: c["explanation"].update(endpoints=["idh9"]), "idh9"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_name(tmp_path, shipped, change, named):
+    change(shipped)
+    run = dry_run(tmp_path, shipped)
+    assert run.returncode != 0
+    assert named in run.stdout + run.stderr
+
+
+def rule_files() -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk"))}
+
+
+def test_every_rule_has_a_log_a_benchmark_and_an_environment_and_calls_the_cli():
+    for name, text in rule_files().items():
+        for rule in re.split(r"^ *(?:rule|checkpoint) *\w*:$", text, flags=re.MULTILINE)[1:]:
+            for directive in ("log:", "benchmark:", "conda:", "shell:"):
+                assert directive in rule, f"{name}: a rule lacks {directive}\n{rule[:200]}"
+            assert '"neurorad ' in rule or name == "reporting.smk"
+
+
+def test_no_rule_retries_runs_python_or_takes_a_script():
+    """Retries belong in the profile (inside Slurm they multiply); `run:` starts Snakemake again; scripts trigger on touch."""
+    for name, text in rule_files().items():
+        assert not re.search(r"^ *(retries|run|script):", text, re.MULTILINE), name
+
+
+def test_the_gpu_rules_ask_for_a_gpu():
+    text = "".join(rule_files().values())
+    for rule in ("pretrain", "embed", "explain"):
+        body = re.search(rf"rule {rule}:(.*?)shell:", text, re.DOTALL)[1]
+        assert "gpu=1" in body
+
+
+def test_the_slurm_profile_plans_the_same_jobs(tmp_path, shipped):
+    local = jobs(dry_run(tmp_path, shipped))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(shipped))
+    command = [sys.executable, "-m", "snakemake", "-n", "--profile", "slurm", "--directory", str(tmp_path)]
+    run = subprocess.run(
+        [*command, "--configfile", str(tmp_path / "study.yaml")], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert jobs(run) == local
+
+
+def test_the_schema_knows_every_release_and_endpoint():
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())["properties"]
+    block = schema["cohorts"]["additionalProperties"]["properties"]
+    assert set(block["release"]["enum"]) == {*RELEASES, "generic"}
+    assert schema["explanation"]["properties"]["endpoints"]["items"]["enum"] == list(endpoints())

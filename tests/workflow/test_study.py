@@ -1,0 +1,256 @@
+"""Whole small studies through Snakemake: planted faults are reported, kills change nothing, real scans take the same way."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from neurorad.cli import main
+from neurorad.cohorts.identity import ALIKE
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def phantom_cohort(name: str, role: str, **labels: str) -> dict:
+    images = f"results/phantom/{name}"
+    return {"release": name, "role": [role], "images": images} | {k: f"{images}/{v}" for k, v in labels.items()}
+
+
+STUDY = {
+    "phantom": {"seed": 0, "scale": 0.15, "spacing": 4.0},
+    "cohorts": {
+        "brats-gli-pre": phantom_cohort("brats-gli-pre", "pretrain"),
+        "brats-ped": phantom_cohort("brats-ped", "pretrain"),
+        "ucsf-pdgm": phantom_cohort("ucsf-pdgm", "test", labels="UCSF-PDGM-metadata_v5.csv"),
+        "cuimc": phantom_cohort("cuimc", "test", labels="cuimc.csv"),
+    },
+    "labels": {"unknown": "quarantine"},
+    "leakage": {
+        "crosswalks": [
+            {
+                "table": str(ROOT / "resources" / "phantom_crosswalk.csv"),
+                "covers": ["brats-gli-pre", "ucsf-pdgm"],
+            }
+        ]
+    },
+    "imaging": {"spacing": 4, "shape": [40, 48, 40], "n4": True, "brain_mask": {"method": "deepbet"}},
+    "pretraining": {
+        "methods": ["byol"],
+        "objectives": ["base", "dro"],
+        "seeds": [0],
+        "preset": "demo",
+        "groups": "cohort",
+        "min_patients": 1,
+    },
+    "evaluation": {"folds": 2, "repeats": 1, "bootstrap": 100, "seed": 0},
+    "explanation": {"endpoints": ["idh1"], "patients": 2, "layer": "layer3"},
+}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    tool = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    return [*tool, "--configfile", str(folder / "study.yaml"), "--scheduler", "greedy", *arguments]
+
+
+def new_study(folder: Path, config: dict) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def finish(folder: Path) -> str:
+    subprocess.run(command(folder, "--unlock"), capture_output=True, check=True)
+    done = subprocess.run(
+        command(folder, "--cores", "2", "--rerun-incomplete"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def kill_when(folder: Path, reached) -> None:
+    """Start the study, and kill Snakemake and every job of it once `reached()`."""
+    with open(folder / "killed.log", "ab") as log:
+        run = subprocess.Popen(
+            command(folder, "--cores", "2", "--rerun-incomplete"), stdout=log, stderr=log, start_new_session=True
+        )
+    while not reached():
+        assert run.poll() is None, (folder / "killed.log").read_text()[-4000:]
+        time.sleep(0.2)
+    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    run.wait()
+    subprocess.run(command(folder, "--unlock"), capture_output=True, check=True)
+
+
+def digests(folder: Path, *patterns: str) -> dict[str, str]:
+    results = folder / "results"
+    paths = sorted(path for pattern in patterns for path in results.glob(pattern))
+    assert paths
+    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = new_study(tmp_path_factory.mktemp("study") / "straight", STUDY)
+    finish(folder)
+    return folder
+
+
+def test_killed_in_preprocessing_pretraining_and_evaluation_it_ends_in_the_same_study(study, tmp_path):
+    folder = new_study(tmp_path / "killed", STUDY)
+    results = folder / "results"
+    training = results / "logs" / "pretrain" / "byol-base-s0.log"
+    kill_when(folder, lambda: any(results.glob("volumes/ucsf-pdgm/*.b2nd")))
+    kill_when(folder, lambda: training.is_file() and "step " in training.read_text())
+    kill_when(folder, lambda: any(results.glob("evaluation/probe/*.parquet")))
+    assert not (results / "report.html").exists()
+    finish(folder)
+    same = ("tables/*", "figures/*", "embeddings/*/*", "evaluation/**/*.parquet", "encoders/*/*", "cohorts/**/*.tsv")
+    assert digests(folder, *same) == digests(study, *same)
+    assert not list(results.rglob(".writing-*"))
+
+
+def test_a_second_run_has_nothing_to_do(study):
+    assert "Nothing to be done" in finish(study)
+
+
+def test_the_planted_double_is_found_by_its_looks_when_no_id_links_it(study, tmp_path):
+    results = study / "results"
+    nothing = tmp_path / "aliases.tsv"
+    nothing.write_text("cohort\tpatient\talias\n")
+    cohorts = {
+        name: {"release": block["release"], "role": block["role"], "disease": "GLI"}
+        for name, block in STUDY["cohorts"].items()
+    }
+    indices = [str(path.relative_to(study)) for path in sorted(results.glob("volumes/*/volumes.tsv"))]
+    here = Path.cwd()
+    os.chdir(study)
+    try:
+        main(
+            ["audit", "--cohorts", json.dumps(cohorts), "--volumes", *indices, "--aliases", str(nothing)]
+            + ["--manifest", str(tmp_path / "manifest.tsv"), "--removed", str(tmp_path / "removed.tsv")]
+            + ["--test-patients", str(tmp_path / "patients.tsv"), "--report", str(tmp_path / "audit.json")]
+        )
+    finally:
+        os.chdir(here)
+    faults = json.loads((results / "phantom" / "truth.json").read_text())["faults"]
+    (double,) = (fault for fault in faults if fault["kind"] == "double patient")
+    removed = pd.read_csv(tmp_path / "removed.tsv", sep="\t", dtype=str)
+    assert removed["patient"].tolist() == [double["patient"]]
+    assert removed["reason"].item().startswith(f"looks the same as ucsf-pdgm {double['twin_patient']} (correlation ")
+    report = json.loads((tmp_path / "audit.json").read_text())
+    assert report["stamp"].startswith("LEAKAGE NOT EXCLUDED")
+    assert report["likeness"]["pairs"][0]["likeness"] >= ALIKE
+    assert [pair["likeness"] for pair in report["likeness"]["pairs"][1:]] == []
+    assert (pd.read_csv(tmp_path / "patients.tsv", sep="\t")["status"] == "unproven").sum() > 0
+
+
+def test_every_planted_fault_is_reported_where_it_belongs(study):
+    results = study / "results"
+    planted = json.loads((results / "phantom" / "truth.json").read_text())["faults"]
+    planted = [fault for fault in planted if fault["cohort"] in STUDY["cohorts"]]
+    kinds = {fault["kind"] for fault in planted}
+    assert {"missing sequence", "truncated file", "label typo", "double patient"} <= kinds
+    listed = pd.concat(
+        [pd.read_csv(path, sep="\t", dtype=str) for path in sorted(results.glob("cohorts/*/excluded.tsv"))]
+    )
+    manifest = pd.read_csv(results / "cohorts" / "pretraining_manifest.tsv", sep="\t", dtype=str)
+    for fault in planted:
+        if fault["kind"] == "longitudinal patient":
+            continue
+        rows = listed[(listed["cohort"] == fault["cohort"]) & (listed["stage"] == fault["stage"])]
+        assert rows["reason"].str.contains(fault["keyword"]).any(), fault
+        assert not (set(rows["scan"]) & set(manifest["scan"]))
+    assert len(listed) == sum(fault["kind"] != "longitudinal patient" for fault in planted), listed
+
+
+def test_the_report_needs_no_network_and_says_what_could_not_be_estimated(study):
+    page = (study / "results" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", page)
+    assert page.count("data:image/svg+xml") == len(list((study / "results" / "figures").glob("*.svg"))) == 12
+    assert "not estimable" in page
+
+
+def test_the_crate_lists_the_study_and_verify_finds_a_changed_table(study, capsys):
+    crate = study / "results" / "provenance" / "ro-crate-metadata.json"
+    main(["verify", str(crate)])
+    assert ", 0 missing or changed" in capsys.readouterr().out
+    table = study / "results" / "tables" / "probe.csv"
+    kept = table.read_bytes()
+    stamp = table.stat()
+    try:
+        table.write_bytes(kept + b"\n")
+        with pytest.raises(SystemExit) as left:
+            main(["verify", str(crate)])
+    finally:
+        table.write_bytes(kept)
+        os.utime(table, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert left.value.code == 1
+    assert "changed  ../tables/probe.csv" in capsys.readouterr().out
+
+
+def test_no_identity_of_the_private_cohort_leaves_its_folder(study):
+    results = study / "results"
+    names = [path.name for path in (results / "phantom" / "cuimc").iterdir() if path.is_dir()]
+    assert names
+    for path in results.rglob("*"):
+        if path.is_file() and not path.is_relative_to(results / "phantom"):
+            text = str(path.relative_to(results)).encode() + path.read_bytes()
+            if path.name == "scans.tsv":  # the one table that must know the folders
+                continue
+            assert not any(name.encode() in text for name in names), path
+
+
+def test_real_scans_take_the_same_way(study, tmp_path, shared):
+    config = {
+        "cohorts": {
+            "brats": {"release": "brats-gli-pre", "role": ["test"], "images": str(shared / "brats2021")},
+            "raw": {
+                "release": "generic",
+                "role": ["test"],
+                "images": str(shared / "raw"),
+                "pattern": "{patient}/*_{sequence}.nii.gz",
+                "sequences": {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"},
+                "state": "skull",
+            },
+        },
+        "imaging": STUDY["imaging"],
+        "pretraining": {**STUDY["pretraining"], "freeze": str(study / "results" / "encoders")},
+        "evaluation": STUDY["evaluation"],
+    }
+    folder = new_study(tmp_path / "real", config)
+    finish(folder)
+    for cohort, patients in (("brats", 6), ("raw", 1)):
+        volumes = pd.read_csv(folder / "results" / "volumes" / cohort / "volumes.tsv", sep="\t")
+        assert volumes["status"].tolist() == ["ok"] * patients, volumes["reason"].tolist()
+        assert volumes["brain_ml"].between(900, 1800).all()
+        assert (volumes["atlas_dice"] > 0.85).all()
+        page = (folder / "results" / "volumes" / cohort / "qc.html").read_text(encoding="utf-8")
+        assert page.count("data:image/") >= patients
+        for encoder in ("byol-base-s0", "byol-dro-s0", "random-s0"):
+            embeddings = pd.read_parquet(folder / "results" / "embeddings" / encoder / f"{cohort}.parquet")
+            assert len(embeddings) == patients
+            features = embeddings.filter(regex=r"^e\d+$")
+            assert features.notna().all(axis=None)
+            assert len(features.drop_duplicates()) == patients
+            # Features end in a ReLU, so a few may be 0 for everybody.
+            assert patients == 1 or features.std().gt(0).mean() > 0.5
+    audit = json.loads((folder / "results" / "cohorts" / "leakage_audit.json").read_text())
+    assert audit["stamp"].startswith("LEAKAGE NOT EXCLUDED: the encoders in encoders were pretrained outside")
+    page = (folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert "LEAKAGE NOT EXCLUDED" in page
+    assert "nothing to draw" in page.lower()

@@ -1,0 +1,3 @@
+from neurorad.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""`neurorad <verb> ...`: every verb of the workflow, each also useful alone."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from neurorad import __version__
+from neurorad.problems import InputError
+
+STAGES = {
+    "cohorts": ("inventory", "labels", "audit", "excluded"),
+    "imaging": ("volumes", "volumes-index", "qc"),
+    "pretraining": ("pretrain",),
+    "embedding": ("embed",),
+    "evaluation": ("folds", "probe", "survival", "invariance", "compare"),
+    "explanation": ("explain",),
+    "reporting": ("figure", "table", "report"),
+    "provenance": ("crate", "verify"),
+    "phantom": ("phantom",),
+    "doctor": ("doctor",),
+}
+"""Stage -> its verbs. A verb imports its own stage alone: a study has hundreds of short jobs."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    "BLOSC_NTHREADS",
+)
+
+
+def parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser of every verb, or of the stage that `verb` belongs to."""
+    top = argparse.ArgumentParser(
+        prog="neurorad",
+        description="Multi-site brain-tumour MRI to self-supervised encoders and their audit. "
+        "Snakemake calls these verbs; each works alone on the files it is handed.",
+    )
+    top.add_argument("--version", action="version", version=f"neurorad {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    owners = [stage for stage, owned in STAGES.items() if verb in owned] or STAGES
+    for stage in owners:
+        importlib.import_module(f"neurorad.{stage}.commands").add_verbs(verbs)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser(arguments[0] if arguments else None).parse_args(arguments)
+    # Numeric libraries read these once, when they are first imported: before any verb runs.
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(getattr(args, "threads", None) or 1)
+    try:
+        args.run(args)
+    except InputError as problem:
+        print(f"neurorad {args.verb}: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

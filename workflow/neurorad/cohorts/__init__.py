@@ -1,0 +1,1 @@
+"""Who is who: release readers, labels, identity and leakage."""

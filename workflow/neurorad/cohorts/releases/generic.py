@@ -1,0 +1,61 @@
+"""A release described in the config: any folder of NIfTI files whose paths follow one pattern.
+
+Source: the cohort's block: `pattern`, `sequences` (how the files spell the four) and `state`.
+
+Images: the files that `pattern` matches, on any grids. No mask.
+Time points: `{session}`, where the pattern has it.
+Names of patients and sessions may be anything; only pseudonyms leave the folder.
+Labels: one table, one row a patient; columns in `resources/labels/generic.yaml`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from neurorad.cohorts.release import Release
+from neurorad.problems import InputError
+from neurorad.volumes import SEQUENCES
+
+
+def generic(pattern: str, sequences: Mapping[str, str], state: str) -> Release:
+    """The release that a pattern such as `{patient}/{session}/*{sequence}*.nii.gz` describes.
+
+    `{patient}` and `{session}` stand for one name each, the same wherever they come again, `{sequence}` for the
+    spelling of a sequence as a whole word (`T1` is not found in `T1ce`), `*` for anything but a slash.
+
+    Raises:
+        InputError: the pattern has no `{patient}` or no `{sequence}`, or names something else in braces; the four
+            sequences are not all spelled, or two are spelled alike.
+    """
+    if set(sequences) != set(SEQUENCES):
+        raise InputError(f"sequences {dict(sequences)}: must spell {', '.join(SEQUENCES)}")
+    if len(set(sequences.values())) < len(sequences):
+        raise InputError(f"sequences {dict(sequences)}: two are spelled alike, so their files cannot be told apart")
+    parts = re.split(r"(\{\w*\}|\*)", pattern)
+    unknown = [part for part in parts[1::2] if part not in ("{patient}", "{session}", "{sequence}", "*")]
+    if unknown:
+        raise InputError(f"pattern {pattern!r}: {unknown[0]} is unknown; use {{patient}}, {{session}}, {{sequence}}, *")
+    if not {"{patient}", "{sequence}"} <= set(parts):
+        raise InputError(f"pattern {pattern!r}: needs {{patient}} and {{sequence}}, so that files can be told apart")
+    return Release(
+        name="generic",
+        files={ours: (_expression(parts, theirs),) for ours, theirs in sequences.items()},
+        example=pattern,
+        state=(state,),
+        private=True,
+    )
+
+
+def _expression(parts: list[str], sequence: str) -> str:
+    expression, seen = "", set()
+    for part in parts:
+        name = part.strip("{}")
+        if part == "*":
+            expression += "[^/]*"
+        elif part == "{sequence}":
+            expression += rf"(?<![A-Za-z0-9]){re.escape(sequence)}(?![A-Za-z0-9])"
+        elif part.startswith("{"):
+            expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+            seen.add(name)
+        else:
+            expression += re.escape(part)
+    return expression

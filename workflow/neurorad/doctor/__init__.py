@@ -1,0 +1,1 @@
+"""What would stop or surprise a study, told before anything runs."""

@@ -1,0 +1,1 @@
+"""Encoders to embeddings, one row of numbers a scan."""

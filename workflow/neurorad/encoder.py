@@ -1,0 +1,208 @@
+"""Encoders: 3D ResNets from four sequences to one feature vector a scan, and their folder on disk."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurorad.files import atomic, read_json
+from neurorad.problems import InputError
+from neurorad.seeds import seed_of
+from neurorad.volumes import SEQUENCES
+
+LAYERS = {
+    "resnet10": ("basic", (1, 1, 1, 1)),
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+}
+"""Residual blocks per stage (He et al. 2016, table 1; resnet10: Chen et al. 2019, Med3D)."""
+
+NORMS = ("batch", "group", "instance")
+
+WEIGHTS, CARD = "encoder.safetensors", "card.json"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to rebuild an encoder; stored in its card.
+
+    name: a key of `LAYERS`. width: channels of the first stage (64 in the paper's ResNets); the stages have
+    1, 2, 4 and 8 times as many. stem_stride: 1 or 2. stem_pool: max pooling of stride 2 after the stem.
+    norm: one of `NORMS`.
+    """
+
+    name: str
+    width: int
+    stem_stride: int
+    stem_pool: bool
+    norm: str
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.name not in LAYERS, f"name {self.name!r} is not one of {', '.join(LAYERS)}"),
+            (self.width < 1, f"width {self.width} is not positive"),
+            (self.stem_stride not in (1, 2), f"stem_stride {self.stem_stride} is neither 1 nor 2"),
+            (self.norm not in NORMS, f"norm {self.norm!r} is not one of {', '.join(NORMS)}"),
+        ]
+        for is_wrong, message in wrong:
+            if is_wrong:
+                raise InputError(f"encoder architecture: {message}; correct it in the preset or the card")
+
+    @property
+    def stride(self) -> int:
+        """Voxels of input to one voxel of the last feature map, along each axis."""
+        return self.stem_stride * (2 if self.stem_pool else 1) * 8
+
+
+class Encoder(nn.Module):
+    """`[B, 4, D, H, W] -> [B, d]`: the mean over space of the last feature map."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        # Only networks are needed, and importing MONAI costs seconds: not at the top of a module that commands import.
+        from monai.networks.nets.resnet import ResNet
+
+        super().__init__()
+        block, layers = LAYERS[architecture.name]
+        self.architecture = architecture
+        self.network = ResNet(
+            block,
+            list(layers),
+            [architecture.width * factor for factor in (1, 2, 4, 8)],
+            n_input_channels=len(SEQUENCES),
+            conv1_t_stride=architecture.stem_stride,
+            no_max_pool=not architecture.stem_pool,
+            # MONAI's shortcut "A" detaches its input, which would cut the gradient at every stage.
+            shortcut_type="B",
+            bias_downsample=False,
+            feed_forward=False,
+        )
+        # MONAI applies its `norm` argument to the stem alone, so all norms are exchanged here.
+        _exchange_norms(self.network, architecture.norm)
+        self.dimension = self.network.layer4[-1].expansion * architecture.width * 8
+
+    def feature_map(self, volumes: Tensor) -> Tensor:
+        """`[B, 4, D, H, W] -> [B, d, D', H', W']`, with D' about D / stride."""
+        network = self.network
+        x = network.act(network.bn1(network.conv1(volumes)))
+        if not network.no_max_pool:
+            x = network.maxpool(x)
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            x = stage(x)
+        return x
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        # Not AdaptiveAvgPool3d: its backward is not deterministic on CUDA.
+        return self.feature_map(volumes).mean(dim=(2, 3, 4))
+
+
+def _exchange_norms(module: nn.Module, norm: str) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm3d) and norm != "batch":
+            setattr(module, name, _norm(norm, child.num_features))
+        else:
+            _exchange_norms(child, norm)
+
+
+def _norm(norm: str, channels: int) -> nn.Module:
+    if norm == "instance":
+        return nn.InstanceNorm3d(channels, affine=True)
+    return group_norm(channels)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At most 32 groups (Wu & He 2018) of at least 4 channels."""
+    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
+
+
+def initialised(architecture: Architecture, seed: int) -> Encoder:
+    """The untrained encoder of a seed: the common starting point of every method, and the baseline `random-s{seed}`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "encoder"))
+        return Encoder(architecture)
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def save_weights(folder: str | Path, encoder: Encoder) -> None:
+    """Write `encoder.safetensors`: tensors only, so that reading it can run no code."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic(Path(folder) / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_card(folder: str | Path) -> dict[str, Any]:
+    """The card of an encoder folder.
+
+    Raises:
+        InputError: there is no card, or it does not describe an encoder.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; an encoder folder is made by `neurorad pretrain`")
+    card = read_json(path)
+    missing = {"architecture", "preprocessing"} - set(card)
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; make the encoder again with `neurorad pretrain`")
+    return card
+
+
+def architecture_of(card: Mapping[str, Any]) -> Architecture:
+    """Raises InputError if the card names keys that this version does not know, or lacks some."""
+    values = card["architecture"]
+    known = set(Architecture.__dataclass_fields__)
+    if set(values) != known:
+        raise InputError(f"encoder card: architecture has keys {sorted(values)}, this version needs {sorted(known)}")
+    return Architecture(**values)
+
+
+def load_encoder(folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
+    """A pretrained encoder, in evaluation mode on the CPU, and its card.
+
+    >>> encoder, card = load_encoder("results/encoders/byol-dro-s0")  # doctest: +SKIP
+    >>> features = encoder(volumes)  # doctest: +SKIP
+
+    Raises:
+        InputError: missing or damaged folder, or weights that do not fit the card.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    card = load_card(folder)
+    path = Path(folder) / WEIGHTS
+    encoder = initialised(architecture_of(card), seed=0)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"{path}: unreadable weights ({problem}); make the encoder again") from problem
+    try:
+        encoder.load_state_dict(tensors)
+    except RuntimeError as problem:
+        raise InputError(f"{path}: the weights do not fit the architecture in {CARD}: {problem}") from problem
+    return encoder.eval(), card
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises InputError for CUDA without a usable GPU."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: PyTorch finds no usable GPU here; use --device auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def contract_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What differs between two preprocessing contracts, one text a key: `"spacing: [3, 3, 3] against [1, 1, 1]"`."""
+    absent = "absent"
+    return [
+        f"{key}: {expected.get(key, absent)} against {found.get(key, absent)}"
+        for key in sorted({*expected, *found})
+        if expected.get(key, absent) != found.get(key, absent)
+    ]

@@ -1,0 +1,31 @@
+"""Names of encoders: `{method}-{objective}-s{seed}`, such as `byol-dro-s0`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from neurorad.problems import InputError
+
+
+def encoder_names(pretraining: Mapping[str, Any]) -> list[str]:
+    """The encoders of the config's `pretraining` block, in its order."""
+    return [
+        f"{method}-{objective}-s{seed}"
+        for method in pretraining["methods"]
+        for objective in pretraining["objectives"]
+        for seed in pretraining["seeds"]
+    ]
+
+
+def encoder_parts(encoder: str) -> tuple[str, str, int]:
+    """Method, objective and seed of an encoder's name.
+
+    `byol-dro-s1` is ("byol", "dro", 1); a name without objective is ("random", "none", 0) for `random-s0`.
+
+    Raises:
+        InputError: the name does not follow `{method}[-{objective}][-s{seed}]`.
+    """
+    match = re.fullmatch(r"(?P<method>[^-]+)(?:-(?P<objective>.+?))??(?:-s(?P<seed>\d+))?", encoder)
+    if match is None:
+        raise InputError(f"encoder name {encoder!r} is not METHOD-OBJECTIVE-sSEED, such as byol-dro-s0")
+    return match["method"], match["objective"] or "none", int(match["seed"] or 0)

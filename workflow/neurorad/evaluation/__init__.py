@@ -1,0 +1,1 @@
+"""Probes, survival, invariance: numbers with their uncertainty."""

@@ -1,0 +1,279 @@
+"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    _add_folds(verbs)
+    _add_probe(verbs)
+    _add_survival(verbs)
+    _add_invariance(verbs)
+    _add_compare(verbs)
+
+
+def _add(verbs: argparse._SubParsersAction, name: str, text: str, description: str, example: str) -> Any:
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_folds(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "folds",
+        "draw the evaluation folds once, for every encoder",
+        "One scan a patient (the earliest session with a usable volume), then repeated stratified folds of every\n"
+        "endpoint: within each site, all sites combined, and leave-one-site-out; overall survival too.",
+        "neurorad folds --patients results/cohorts/*/patients.tsv --volumes results/volumes/*/volumes.tsv\n"
+        "         --out results/evaluation/folds.parquet",
+    )
+    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
+    verb.add_argument("--volumes", required=True, nargs="+", type=Path, metavar="TSV", help="of the same cohorts")
+    verb.add_argument("--folds", type=int, default=5, metavar="K", help="folds a repeat [5]")
+    verb.add_argument("--repeats", type=int, default=3, metavar="R", help="repeats with new folds [3]")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.set_defaults(run=run_folds)
+
+
+def _add_evaluation_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--encoder", required=True, metavar="NAME", help="such as byol-dro-s0, random-s0 or clinical")
+    verb.add_argument("--embeddings", required=True, nargs="+", type=Path, metavar="PARQUET", help="one a test cohort")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="tidy rows")
+    _add_common_flags(verb)
+
+
+def _add_common_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--folds", required=True, type=Path, metavar="PARQUET", help="made by `neurorad folds`")
+    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
+
+
+def _add_probe(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "probe",
+        "linear probes of one encoder, every endpoint and protocol",
+        "Standardisation, PCA, penalty and threshold are learned inside the training folds. AUC has a DeLong interval,\n"
+        "the other metrics a patient bootstrap. What cannot be estimated is a row that says why.",
+        "neurorad probe --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
+        "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/probe/byol-dro-s0.parquet\n"
+        "         --predictions results/evaluation/probe/byol-dro-s0.predictions.parquet\n"
+        "         --coefficients results/evaluation/probe/byol-dro-s0.coefficients.parquet",
+    )
+    _add_evaluation_flags(verb)
+    verb.add_argument("--predictions", required=True, type=Path, metavar="PARQUET", help="out-of-fold scores")
+    verb.add_argument(
+        "--coefficients", required=True, type=Path, metavar="PARQUET", help="one linear layer an endpoint"
+    )
+    verb.set_defaults(run=run_probe)
+
+
+def _add_survival(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "survival",
+        "overall survival from one encoder: c-index, hazard ratios, Kaplan-Meier curves",
+        "IDH-wildtype glioblastoma only. PCA (components <= events / 10) and ridge Cox inside the training folds; risk is\n"
+        "out of fold and its groups are cut at the training median.",
+        "neurorad survival --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
+        "         --patients results/cohorts/*/patients.tsv --folds results/evaluation/folds.parquet\n"
+        "         --leakage results/cohorts/leakage_audit.json --out results/evaluation/survival/byol-dro-s0.parquet\n"
+        "         --predictions results/evaluation/survival/byol-dro-s0.predictions.parquet\n"
+        "         --coefficients results/evaluation/survival/byol-dro-s0.coefficients.parquet\n"
+        "         --curves results/evaluation/survival/byol-dro-s0.curves.parquet",
+    )
+    _add_evaluation_flags(verb)
+    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
+    verb.add_argument("--predictions", required=True, type=Path, metavar="PARQUET", help="out-of-fold risk")
+    verb.add_argument(
+        "--coefficients", required=True, type=Path, metavar="PARQUET", help="log risk as one linear layer"
+    )
+    verb.add_argument("--curves", required=True, type=Path, metavar="PARQUET", help="Kaplan-Meier curves")
+    verb.set_defaults(run=run_survival)
+
+
+def _add_invariance(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "invariance",
+        "how much of the site one encoder remembers",
+        "Silhouette by site, site probe with a permutation null, same-site neighbours; beside them effective rank and\n"
+        "spread, as a collapsed encoder would look invariant. t-SNE coordinates for the figure.",
+        "neurorad invariance --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
+        "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/invariance/byol-dro-s0.parquet\n"
+        "         --coordinates results/evaluation/invariance/byol-dro-s0.coordinates.parquet",
+    )
+    _add_evaluation_flags(verb)
+    verb.add_argument("--coordinates", required=True, type=Path, metavar="PARQUET", help="t-SNE, one row a patient")
+    verb.set_defaults(run=run_invariance)
+
+
+def _add_compare(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "compare",
+        "+DRO against its base: paired differences with intervals and Holm-adjusted p",
+        "AUC: paired DeLong and patient bootstrap, and the paper's own rule (Shapiro-Wilk, then paired t or Wilcoxon)\n"
+        "as labelled rows. c-index: patient bootstrap. Give predictions of probe and survival together.",
+        "neurorad compare --predictions results/evaluation/{probe,survival}/*.predictions.parquet\n"
+        "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/comparison.parquet",
+    )
+    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    _add_common_flags(verb)
+    verb.set_defaults(run=run_compare)
+
+
+def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
+    """Tables in a fixed order whatever the order on the command line.
+
+    Raises:
+        InputError: a file is missing or lacks a column.
+    """
+    from neurorad.files import read_table
+    from neurorad.problems import InputError
+
+    tables = []
+    for path in sorted(paths):
+        if not path.is_file():
+            raise InputError(f"{flag} {path}: no such file")
+        table = read_table(path)
+        missing = [column for column in needed if column not in table]
+        if missing:
+            raise InputError(f"{flag} {path}: lacks the columns {', '.join(missing)}")
+        tables.append(table)
+    return tables
+
+
+def _read_patients(paths: list[Path]) -> Any:
+    import pandas as pd
+
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.folds import check_labels
+
+    tables = _read(paths, "--patients", ("cohort", "patient"))
+    return check_labels(pd.concat([table for table in tables if len(table)] or tables, ignore_index=True), endpoints())
+
+
+def _read_folds(path: Path) -> Any:
+    from neurorad.evaluation.folds import check_folds
+
+    return check_folds(_read([path], "--folds", ())[0])
+
+
+def _read_embeddings(args: argparse.Namespace) -> Any:
+    from neurorad.encoder_names import encoder_parts
+    from neurorad.evaluation.features import Embeddings
+
+    encoder_parts(args.encoder)
+    tables = _read(args.embeddings, "--embeddings", ("cohort", "scan", "patient"))
+    for path, table in zip(sorted(args.embeddings), tables, strict=True):
+        _check_encoder(path, table, args.encoder)
+    return Embeddings(tables, args.encoder)
+
+
+def _check_encoder(path: Path, table: Any, encoder: str) -> None:
+    from neurorad.problems import InputError
+
+    if "encoder" in table and set(table["encoder"]) - {encoder}:
+        raise InputError(f"--embeddings {path}: made by {table['encoder'].iloc[0]}, not by {encoder}")
+
+
+def _stamp(path: Path) -> str:
+    from neurorad.files import read_json
+    from neurorad.problems import InputError
+
+    if not path.is_file():
+        raise InputError(f"--leakage {path}: no such file; it is made by the leakage audit")
+    audit = read_json(path)
+    if "stamp" not in audit:
+        raise InputError(f"--leakage {path}: has no `stamp`; give the leakage_audit.json of the audit")
+    return str(audit["stamp"])
+
+
+def _check_replicates(number: int) -> None:
+    from neurorad.problems import InputError
+
+    if number < 20:
+        raise InputError(f"--bootstrap {number}: needs at least 20 samples for an interval")
+
+
+def run_folds(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.folds import analysis_set, fold_table
+    from neurorad.files import write_table
+
+    volumes = _read(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
+    chosen = analysis_set(pd.concat(volumes, ignore_index=True))
+    patients = _read_patients(args.patients)
+    write_table(args.out, fold_table(chosen, patients, endpoints(), args.folds, args.repeats, args.seed))
+
+
+def run_probe(args: argparse.Namespace) -> None:
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.probe import probe
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    rows, predictions, coefficients = probe(embeddings, folds, endpoints(), args.seed, args.bootstrap)
+    write_table(args.predictions, predictions)
+    write_table(args.coefficients, coefficients)
+    write_table(args.out, tidy(rows, stamp, args.encoder))
+
+
+def run_survival(args: argparse.Namespace) -> None:
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.survival import survival
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    patients = _read_patients(args.patients)
+    rows, predictions, curves, coefficients = survival(
+        embeddings, folds, patients, endpoints(), args.seed, args.bootstrap
+    )
+    write_table(args.predictions, predictions)
+    write_table(args.curves, curves)
+    write_table(args.coefficients, coefficients)
+    write_table(args.out, tidy(rows, stamp, args.encoder))
+
+
+def run_invariance(args: argparse.Namespace) -> None:
+    from neurorad.evaluation.invariance import invariance
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    rows, places = invariance(embeddings, folds, args.seed, args.bootstrap)
+    write_table(args.coordinates, places)
+    write_table(args.out, tidy(rows, stamp, args.encoder))
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.comparison import compare
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, folds = _stamp(args.leakage), _read_folds(args.folds)
+    needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
+    predictions = _read(args.predictions, "--predictions", needed)
+    write_table(args.out, tidy(compare(predictions, folds, endpoints(), args.seed, args.bootstrap), stamp))

@@ -1,0 +1,222 @@
+"""+DRO against its base: paired differences on the same patients, with what multiplicity leaves of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import shapiro, ttest_rel, wilcoxon
+
+from neurorad.encoder_names import encoder_parts
+from neurorad.endpoints import Endpoint, binary
+from neurorad.evaluation import metrics, probe, survival
+from neurorad.evaluation.folds import TRAINED_ONLY, Cell, cells
+from neurorad.evaluation.invariance import SITE
+from neurorad.evaluation.tidy import warning
+from neurorad.problems import InputError
+from neurorad.seeds import generator
+
+BASE = "base"
+OVERLAP = "anti-conservative, as folds share training patients (Nadeau and Bengio 2003)"
+IDENTITY = ["cohort", "patient", "scan"]
+
+
+def pairs(encoders: set[str]) -> list[tuple[str, str]]:
+    """(encoder, its base) for every objective other than base; encoders without an objective are no one's rival.
+
+    Raises:
+        InputError: a base is missing, or there is nothing to compare.
+    """
+    found = []
+    for encoder in sorted(encoders):
+        method, objective, seed = encoder_parts(encoder)
+        if objective in (BASE, "none"):
+            continue
+        against = f"{method}-{BASE}-s{seed}"
+        if against not in encoders:
+            raise InputError(f"--predictions: {encoder} has no rival; give the predictions of {against} as well")
+        found.append((encoder, against))
+    if not found:
+        raise InputError("--predictions: no encoder with an objective such as dro beside its base; nothing to compare")
+    return found
+
+
+def paper_rule(new: np.ndarray, base: np.ndarray) -> tuple[float, str]:
+    """The paper's test of paired numbers: paired t if Shapiro-Wilk on the differences gives p > 0.05, else Wilcoxon.
+
+    Returns:
+        p (NaN if it cannot be made: fewer than 3 pairs, or all differences equal) and the test's name.
+    """
+    # Differences of AUCs are fractions that tie; rounding noise must not rank them.
+    difference = np.round(new - base, 12)
+    if len(difference) < 3 or np.ptp(difference) < 1e-12:
+        return float("nan"), "paper's rule"
+    if shapiro(difference).pvalue > 0.05:
+        return float(ttest_rel(new, base).pvalue), "paper's rule: paired t"
+    return float(wilcoxon(difference).pvalue), "paper's rule: Wilcoxon"
+
+
+def fold_aucs(cell: Cell, truth: np.ndarray, predictions: pd.DataFrame) -> np.ndarray:
+    """AUC of each repeat and fold, flat; NaN where a fold lacks a class.
+
+    Args:
+        truth: `[tested]`. predictions: rows as `cell.tested`, with score_r0, score_r1, ...
+    """
+    found = []
+    for repeat, fold_of in enumerate(cell.assignments()):
+        fold_of = fold_of[fold_of != TRAINED_ONLY]
+        score = predictions[f"score_r{repeat}"].to_numpy()
+        found += [float(metrics.auc(truth[fold_of == k], score[fold_of == k])) for k in np.unique(fold_of)]
+    return np.array(found)
+
+
+def _aligned(table: pd.DataFrame, cell: Cell, encoder: str) -> pd.DataFrame:
+    """The encoder's predictions of a cell, in the order of `cell.tested`.
+
+    Raises:
+        InputError: they are not exactly the patients of the folds.
+    """
+    mine = table[
+        (table["encoder"] == encoder)
+        & (table["endpoint"] == cell.endpoint)
+        & (table["protocol"] == cell.protocol)
+        & (table["site"] == cell.site)
+    ]
+    tested = cell.tested
+    joined = tested[IDENTITY].merge(mine, on=IDENTITY, how="left", validate="one_to_one", indicator="found")
+    if len(mine) != len(tested) or (joined["found"] != "both").any():
+        raise InputError(
+            f"--predictions: {encoder} has {len(mine)} patients for {cell.endpoint} {cell.protocol} {cell.site}, the "
+            f"folds have {len(tested)}; make the predictions from these folds"
+        )
+    return joined
+
+
+def compare(
+    predictions: list[pd.DataFrame],
+    folds: pd.DataFrame,
+    known: dict[str, Endpoint],
+    seed: int = 0,
+    replicates: int = 500,
+) -> list[dict[str, Any]]:
+    """Rows with `p`, `p_holm` and `test` beside the tidy columns; a positive value means that +DRO is better.
+
+    Metrics: `auc_difference` (paired DeLong; `p_holm` over all endpoints, sites and methods of the protocol),
+    `auc_difference_bootstrap` (patients resampled), `auc_difference_over_folds` and `auc_difference_over_methods` (the
+    paper's rule, reproduced), `c_index_difference` (patients resampled, Holm likewise).
+
+    Args:
+        predictions: of the probe (column score) and of survival (column risk), in any order.
+    """
+    scored = _concatenated(predictions, "score")
+    at_risk = _concatenated(predictions, "risk")
+    rows: list[dict[str, Any]] = []
+    for cell in cells(folds):
+        if cell.endpoint == survival.ENDPOINT and at_risk is not None:
+            rows += _survival_rows(cell, at_risk, seed, replicates)
+        elif cell.endpoint not in (SITE, survival.ENDPOINT) and scored is not None:
+            rows += _probe_rows(cell, scored, known[cell.endpoint], seed, replicates)
+    if not rows:
+        return []
+    table = pd.DataFrame(rows)
+    table["p_holm"] = np.nan
+    for metric in ("auc_difference", "c_index_difference"):
+        for _, part in table[table["metric"] == metric].groupby("protocol", sort=False):
+            table.loc[part.index, "p_holm"] = metrics.holm(part["p"].to_numpy(float))
+    table[["n_positive", "n_events"]] = table.reindex(columns=["n_positive", "n_events"]).astype("Int64")
+    return table.to_dict("records")
+
+
+def _concatenated(predictions: list[pd.DataFrame], column: str) -> pd.DataFrame | None:
+    parts = [table for table in predictions if column in table and len(table)]
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def _rivals(table: pd.DataFrame, cell: Cell) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """First columns of a row, encoder and base of every pair."""
+    for encoder, against in pairs(set(table["encoder"])):
+        method, objective, seed = encoder_parts(encoder)
+        names = {"encoder": f"{encoder} minus {against}", "method": method, "objective": objective, "seed": seed}
+        where = {"site": cell.site, "endpoint": cell.endpoint, "protocol": cell.protocol}
+        yield {**names, **where, "n": len(cell.tested)}, encoder, against
+
+
+def _row(metric: str, e: metrics.Estimate, test: str, note: str = "") -> dict[str, Any]:
+    return {
+        **{"metric": metric, "value": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high},
+        **{"note": note, "p": e.p, "test": test},
+    }
+
+
+def _probe_rows(
+    cell: Cell, table: pd.DataFrame, endpoint: Endpoint, seed: int, replicates: int
+) -> list[dict[str, Any]]:
+    truth = binary(cell.tested["label"], endpoint).to_numpy()
+    reason = probe.not_estimable(cell, endpoint)
+    random = generator(seed, "bootstrap", cell.endpoint, cell.protocol, cell.site)
+    counts = metrics.bootstrap_counts(len(truth), replicates, random)
+    rows, means = [], []
+    for first, encoder, against in _rivals(table, cell):
+        first["n_positive"] = int(truth.sum())
+        if reason:
+            rows.append({**first, **_row("auc_difference", metrics.Estimate(*[np.nan] * 3), "paired DeLong", reason)})
+            continue
+        new, base = _aligned(table, cell, encoder), _aligned(table, cell, against)
+        scores = new["score"].to_numpy(), base["score"].to_numpy()
+        caveat = warning(int(truth.sum()), len(truth))
+        rows.append({**first, **_row("auc_difference", metrics.paired_delong(truth, *scores), "paired DeLong", caveat)})
+        resampled = metrics.bootstrapped(_auc_difference, truth, *scores, counts=counts)
+        rows.append({**first, **_row("auc_difference_bootstrap", resampled, "patient bootstrap", caveat)})
+        by_fold = np.stack([fold_aucs(cell, truth, new), fold_aucs(cell, truth, base)])
+        by_fold = by_fold[:, np.isfinite(by_fold).all(axis=0)]
+        p, test = paper_rule(*by_fold)
+        value = float(np.diff(by_fold[::-1], axis=0).mean()) if by_fold.shape[1] else np.nan
+        note = (
+            f"{by_fold.shape[1]} folds; {OVERLAP}" if np.isfinite(p) else f"p not estimable: {by_fold.shape[1]} folds"
+        )
+        e = metrics.Estimate(value, np.nan, np.nan, p)
+        rows.append({**first, **_row("auc_difference_over_folds", e, test, note)})
+        means.append((first["objective"], *(float(metrics.auc(truth, score)) for score in scores)))
+    for objective in dict.fromkeys(name for name, _, _ in means):
+        new, base = np.array([(a, b) for name, a, b in means if name == objective]).T
+        p, test = paper_rule(new, base)
+        e = metrics.Estimate(float((new - base).mean()), np.nan, np.nan, p)
+        names = {"encoder": f"{objective} minus base", "method": "all", "objective": objective, "seed": None}
+        where = {"site": cell.site, "endpoint": cell.endpoint, "protocol": cell.protocol, "n": len(truth)}
+        note = f"{len(new)} pairs of encoders" + ("" if np.isfinite(p) else "; p not estimable")
+        row = {**names, **where, "n_positive": int(truth.sum()), **_row("auc_difference_over_methods", e, test, note)}
+        rows.append(row)
+    return rows
+
+
+def _auc_difference(
+    truth: np.ndarray, score: np.ndarray, against: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    return metrics.auc(truth, score, weights) - metrics.auc(truth, against, weights)
+
+
+def _survival_rows(cell: Cell, table: pd.DataFrame, seed: int, replicates: int) -> list[dict[str, Any]]:
+    events = int(cell.tested["label"].sum())
+    reason = survival.not_estimable(cell)
+    random = generator(seed, "bootstrap", cell.endpoint, cell.protocol, cell.site)
+    counts = metrics.bootstrap_counts(len(cell.tested), replicates, random)
+    rows = []
+    for first, encoder, against in _rivals(table, cell):
+        first["n_events"] = events
+        if reason:
+            e = metrics.Estimate(*[np.nan] * 3)
+            rows.append({**first, **_row("c_index_difference", e, "patient bootstrap", reason)})
+            continue
+        new, base = _aligned(table, cell, encoder), _aligned(table, cell, against)
+        comparable = metrics.comparable(new["os_days"].to_numpy(), new["event"].to_numpy(), new["cohort"].to_numpy(str))
+        risks = [part["risk"].to_numpy() for part in (new, base)]
+        value = float(metrics.harrell_c(comparable, risks[0]) - metrics.harrell_c(comparable, risks[1]))
+        samples = metrics.harrell_c(comparable, risks[0], counts) - metrics.harrell_c(comparable, risks[1], counts)
+        samples = samples[np.isfinite(samples)]
+        low, high = np.quantile(samples, [0.025, 0.975]) if len(samples) else (np.nan, np.nan)
+        tail = min((samples <= 0).sum(), (samples >= 0).sum())
+        p = min(1.0, 2 * (1 + tail) / (1 + len(samples))) if len(samples) else np.nan
+        e = metrics.Estimate(value, float(low), float(high), float(p))
+        note = survival.warning(events) if comparable.any() else "not estimable: no comparable pair"
+        rows.append({**first, **_row("c_index_difference", e, "patient bootstrap", note)})
+    return rows

@@ -1,0 +1,112 @@
+"""Atomic files: an output is written whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+PARTIAL = ".writing-"
+"""What the name of a file or folder begins with until it is whole."""
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`.
+
+    The temporary name keeps the suffixes of `path`, so writers that choose a format by suffix
+    (nibabel, matplotlib) work on it. On any exception nothing is left behind and an older file
+    at `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: str | Path) -> None:
+    """Delete what killed jobs left half-written below `folder`.
+
+    For the start of a run, while none of its jobs is at work. A job of an earlier run that still is cannot
+    rename its file any more and fails, rather than overwriting what this run makes.
+    """
+    for path in [*Path(folder).rglob(f"{PARTIAL}*")]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as sorted, indented JSON. NaN is refused: a missing number is `null`."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table by suffix: `.tsv`, `.csv` or `.parquet`; missing values are empty cells."""
+    with atomic(path) as temporary:
+        match Path(path).suffix:
+            case ".tsv":
+                table.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
+            case ".csv":
+                table.to_csv(temporary, index=False, lineterminator="\n")
+            case ".parquet":
+                table.to_parquet(temporary, index=False)
+            case other:
+                raise ValueError(f"{path}: a table is written as .tsv, .csv or .parquet, not {other!r}")
+
+
+def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", "scan")) -> pd.DataFrame:
+    """Read a table written by `write_table`; identifiers named in `text` stay strings ("007")."""
+    match Path(path).suffix:
+        case ".tsv" | ".csv" as suffix:
+            separator = "\t" if suffix == ".tsv" else ","
+            return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(text, str))
+        case ".parquet":
+            return pd.read_parquet(path)
+        case other:
+            raise ValueError(f"{path}: a table is read from .tsv, .csv or .parquet, not {other!r}")
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,184 @@
+"""Verbs of the imaging stage: volumes, volumes-index, qc."""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurorad.files import atomic, read_table, sha256, write_table, write_text
+from neurorad.likeness import thumbnail
+from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
+
+INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "volume", "sha256", "status", "reason"]
+
+
+def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    volumes = verbs.add_parser(
+        "volumes",
+        help="Standardise a cohort's scans (or one shard of them) into volumes.",
+        description="Standardise a cohort's scans into volumes. Scans already done with the same files and settings are "
+        "kept; a scan that cannot be trusted becomes a row with its reason.",
+        epilog="example: neurorad volumes --scans scans.tsv --folder results/volumes/ucsf --out index.tsv "
+        '--settings \'{"spacing": 1, "shape": [160, 192, 160], "n4": true, "brain_mask": {"method": "deepbet"}}\'',
+    )
+    volumes.add_argument("--scans", required=True, type=Path)
+    volumes.add_argument("--settings", required=True, help="JSON of the config's `imaging` block")
+    volumes.add_argument("--folder", required=True, type=Path, help="where the .b2nd files go")
+    volumes.add_argument("--shard", type=int, default=0)
+    volumes.add_argument("--shards", type=int, default=1)
+    volumes.add_argument("--out", required=True, type=Path, help="index of this shard, one row a scan")
+    volumes.add_argument("--threads", type=int, default=1)
+    volumes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    volumes.set_defaults(run=run_volumes)
+
+    index = verbs.add_parser(
+        "volumes-index",
+        help="Join the shards of a cohort's index.",
+        epilog="example: neurorad volumes-index a.tsv b.tsv --out volumes.tsv",
+    )
+    index.add_argument("shards", nargs="+", type=Path)
+    index.add_argument("--out", required=True, type=Path)
+    index.set_defaults(run=run_index)
+
+    qc = verbs.add_parser(
+        "qc",
+        help="Visual QC page of a cohort's volumes.",
+        epilog="example: neurorad qc --volumes volumes.tsv --out qc.html",
+    )
+    qc.add_argument("--volumes", required=True, type=Path)
+    qc.add_argument("--out", required=True, type=Path)
+    qc.set_defaults(run=run_qc)
+
+
+def shard_of(scan: str, shards: int) -> int:
+    """Shard of a scan by its name, so that new scans never move the others."""
+    return int.from_bytes(hashlib.sha256(scan.encode()).digest()[:8], "little") % shards
+
+
+def run_volumes(args: argparse.Namespace) -> None:
+    import torch
+
+    from neurorad.imaging.volume import Atlas
+
+    torch.set_num_threads(args.threads)
+    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = json.loads(args.settings)
+    scans = read_table(args.scans, text=("patient", "session", "scan", "tumour_labels", "cavity_labels")).fillna("")
+    mine = [r for r in scans.to_dict("records") if not r["problem"] and shard_of(r["scan"], args.shards) == args.shard]
+    atlas = Atlas.load(settings["spacing"], tuple(settings["shape"]))
+    rows = []
+    for position, scan in enumerate(mine, start=1):
+        row = _standardise(scan, settings, atlas, args.folder, args.threads, device)
+        rows.append(row)
+        print(
+            f"{scan['cohort']} {position}/{len(mine)} {scan['scan']}: {row['reason'] or row['status']}", file=sys.stderr
+        )
+    table = pd.DataFrame(rows, columns=[*INDEX_COLUMNS, *sorted({k for r in rows for k in r} - set(INDEX_COLUMNS))])
+    write_table(args.out, table.sort_values("scan", ignore_index=True))
+
+
+def _standardise(
+    scan: dict[str, str], settings: dict[str, Any], atlas: Any, folder: Path, threads: int, device: str
+) -> dict[str, Any]:
+    """Index row of one scan; its volume, card and tumour mask are written beside each other, the volume last."""
+    from neurorad.imaging.scan import ScanError
+    from neurorad.imaging.volume import contract, make_volume
+
+    row: dict[str, Any] = {name: scan[name] for name in ("cohort", "scan", "patient", "session")}
+    path = folder / f"{scan['scan']}.b2nd"
+    sources = _source_digests(scan)
+    made_from = {"sources": sources, "settings": settings, "code": code_digest()}
+    try:
+        card = _finished(path, made_from)
+        if card is None:
+            with tempfile.TemporaryDirectory() as scratch:
+                files, tumour = _images(scan, Path(scratch))
+                declared = tuple(scan["state"].split(" or "))
+                volume = make_volume(files, tumour, declared, settings, atlas, Path(scratch), threads, device)
+            with atomic(path.with_suffix(".thumbnail.npy")) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, thumbnail(volume.voxels, settings["spacing"]), allow_pickle=False)
+            if volume.tumour is not None:
+                with atomic(path.with_suffix(".tumour.npy")) as temporary, open(temporary, "wb") as stream:
+                    np.save(stream, volume.tumour, allow_pickle=False)
+            card = {
+                "made_from": made_from,
+                "preprocessing": contract(settings),
+                "state": volume.state,
+                "quality": volume.quality,
+                "transforms": volume.transforms,
+                "tools": {name: version(name) for name in ("antspyx", "deepbet", "dcm2niix", "HD-BET", "nibabel")},
+            }
+            save(path, volume.voxels, card)
+            card = load_card(path)
+    except ScanError as problem:
+        return {**row, "state": "", "volume": "", "sha256": "", "status": "excluded", "reason": str(problem)}
+    row |= {"state": card["state"], "volume": str(path), "sha256": card["sha256"], "status": "ok", "reason": ""}
+    return {**row, **card["quality"]}
+
+
+def _finished(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The card of a volume that was already made of the same files, settings and code, and is whole."""
+    if not all(path.with_suffix(suffix).is_file() for suffix in (".b2nd", ".json", ".thumbnail.npy")):
+        return None
+    card = load_card(path)
+    if card.get("made_from") != made_from:
+        return None
+    try:
+        load(path, check=True)
+    except VolumeError:
+        return None
+    return card
+
+
+def _source_digests(scan: dict[str, str]) -> dict[str, str]:
+    if scan["dicom"]:
+        digest = hashlib.sha256()
+        for path in sorted(p for p in Path(scan["dicom"]).rglob("*") if p.is_file() and not p.name.startswith(".")):
+            digest.update(sha256(path).encode())
+        return {"dicom": digest.hexdigest()}
+    names = [*SEQUENCES, *(["tumour"] if scan["tumour"] else [])]
+    return {name: sha256(scan[name]) for name in names}
+
+
+def _images(scan: dict[str, str], scratch: Path) -> tuple[dict[str, Path], Any]:
+    """The four sequences' NIfTI files, and the tumour's `Image` where the release ships a mask."""
+    if scan["dicom"]:
+        from neurorad.imaging.dicom import convert, identify, read_series
+
+        chosen = identify(read_series(Path(scan["dicom"])))
+        return {name: convert(series, scratch, name) for name, series in chosen.items()}, None
+    files = {name: Path(scan[name]) for name in SEQUENCES}
+    if not scan["tumour"]:
+        return files, None
+    from neurorad.imaging.scan import read_mask
+
+    tumour_labels, cavity_labels = (tuple(map(int, scan[kind].split())) for kind in ("tumour_labels", "cavity_labels"))
+    return files, read_mask(scan["tumour"], tumour_labels, cavity_labels)
+
+
+def code_digest() -> str:
+    """sha256 over the imaging stage's own source: a volume made by other code is made again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.name not in ("commands.py", "qc.py"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run_index(args: argparse.Namespace) -> None:
+    tables = [read_table(path) for path in args.shards]
+    filled = [table for table in tables if len(table)] or tables[:1]
+    write_table(args.out, pd.concat(filled).sort_values("scan", ignore_index=True))
+
+
+def run_qc(args: argparse.Namespace) -> None:
+    from neurorad.imaging.qc import page
+
+    write_text(args.out, page(read_table(args.volumes).fillna({"reason": "", "volume": ""})))

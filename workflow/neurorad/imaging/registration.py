@@ -1,0 +1,144 @@
+"""Rigid alignment, composed resampling and N4, with ANTs in its deterministic mode."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import ants
+import numpy as np
+
+from neurorad.imaging.scan import Image, ScanError
+
+ants.config.set_ants_deterministic(on=True, seed_value=11)
+
+
+def to_ants(image: Image) -> ants.ANTsImage:
+    """An ITK image (LPS) of the same voxels."""
+    flip = np.diag([-1.0, -1.0, 1.0])
+    direction = flip @ (image.affine[:3, :3] / image.spacing)
+    origin = flip @ image.affine[:3, 3]
+    return ants.from_numpy(
+        image.voxels.astype(np.float32), origin=tuple(origin), spacing=tuple(image.spacing), direction=direction
+    )
+
+
+def grid(spacing: float, shape: Sequence[int], centre: np.ndarray) -> Image:
+    """An empty RAS+ image of `shape` voxels at `spacing` mm whose middle lies at `centre` (RAS mm)."""
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = centre - spacing * (np.asarray(shape) - 1) / 2
+    return Image(np.zeros(tuple(shape), np.float32), affine)
+
+
+WORKING_MM = 2.0
+"""Registration works on copies at this spacing; the originals are interpolated once, at the end."""
+
+
+def working_copy(image: Image) -> Image:
+    """An isotropic copy at `WORKING_MM` that covers the non-zero part of the image, for registration only."""
+    inside = np.argwhere(image.voxels != 0)
+    corners = np.stack([inside.min(axis=0), inside.max(axis=0)]) @ image.affine[:3, :3].T + image.affine[:3, 3]
+    extent = np.ptp(corners, axis=0) + 8 * WORKING_MM
+    return resample(image, grid(WORKING_MM, np.ceil(extent / WORKING_MM).astype(int), corners.mean(axis=0)), np.eye(4))
+
+
+def n4(image: Image, mask: np.ndarray | None = None) -> Image:
+    """N4 bias field correction (Tustison 2010), the field estimated at about 12 mm: it is smoother than that.
+
+    It stops when an iteration changes the field by less than 0.1 %: going on for twice the time moved z-scored voxels by
+    0.02 to 0.04, less than another choice of the shrink factor does.
+    """
+    shrink = int(np.clip(round(12 / float(image.spacing.min())), 1, min(8, min(image.voxels.shape) // 8)))
+    inside = None if mask is None else to_ants(Image(mask.astype(np.float32), image.affine))
+    corrected = ants.n4_bias_field_correction(
+        to_ants(image), mask=inside, shrink_factor=shrink, convergence={"iters": [50, 50, 30], "tol": 1e-3}
+    )
+    return Image(corrected.numpy(), image.affine)
+
+
+def align(fixed: Image, moving: Image, scratch: Path, kind: str = "Rigid") -> np.ndarray:
+    """Transform that brings `moving` onto `fixed`, by Mattes mutual information.
+
+    Args:
+        kind: `Rigid` (6 parameters) or `Similarity` (7: one scale for all axes).
+
+    Returns:
+        [4, 4] matrix from fixed RAS mm to moving RAS mm (the direction in which images are resampled).
+
+    Raises:
+        ScanError: ANTs did not converge to a usable transform.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        try:
+            result = ants.registration(
+                to_ants(fixed),
+                to_ants(moving),
+                type_of_transform=kind,
+                # Down to half the working resolution: on planted motions the last level moved the result by less than
+                # 0.1 mm and took half of the time.
+                aff_iterations=(1000, 500, 250),
+                aff_shrink_factors=(6, 4, 2),
+                aff_smoothing_sigmas=(3, 2, 1),
+                # A tenth of the voxels: the planted motions came out as near (0.05 to 0.33 mm) as with ANTs' own fifth.
+                aff_random_sampling_rate=0.1,
+                outprefix=str(Path(folder) / "align-"),
+            )
+        except (RuntimeError, ValueError) as problem:
+            raise ScanError(f"registration failed ({str(problem).splitlines()[0][:80]})") from problem
+        transform = ants.read_transform(result["fwdtransforms"][0])
+    linear = transform.parameters[:9].reshape(3, 3)
+    centre = transform.fixed_parameters
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = transform.parameters[9:] + centre - linear @ centre
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return flip @ matrix @ flip
+
+
+def without_scale(matrix: np.ndarray, fixed: Image) -> np.ndarray:
+    """The rigid part of a similarity: its rotation, about the centre of mass of the fixed brain.
+
+    The MNI152 brain is about a fifth larger than a real one, and a rigid fit of brains of two sizes settles on a
+    tilt that hides the difference. So the brain is fitted with its scale free, and the scale is then taken out.
+    """
+    pivot = _centre_of_mass(fixed)
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right
+    rigid[:3, 3] = matrix[:3, :3] @ pivot + matrix[:3, 3] - rigid[:3, :3] @ pivot
+    return rigid
+
+
+def _centre_of_mass(image: Image) -> np.ndarray:
+    weights = np.maximum(image.voxels, 0)
+    voxel = [np.average(np.arange(n), weights=weights.sum(axis=other)) for n, other in _axes(image.voxels.shape)]
+    return image.affine[:3, :3] @ voxel + image.affine[:3, 3]
+
+
+def _axes(shape: tuple[int, ...]) -> list[tuple[int, tuple[int, int]]]:
+    return [(shape[0], (1, 2)), (shape[1], (0, 2)), (shape[2], (0, 1))]
+
+
+def resample(image: Image, onto: Image, transform: np.ndarray, nearest: bool = False) -> Image:
+    """`image` on the grid of `onto`, in one interpolation; `transform` maps onto's RAS mm to image's RAS mm.
+
+    Linear interpolation (nearest neighbour for labels). When the target is coarser than the source, the source is
+    smoothed first (Gaussian, sigma = sqrt(target^2 - source^2) / 2.355 mm) so that nothing aliases.
+    """
+    from scipy.ndimage import affine_transform, gaussian_filter
+
+    voxels = image.voxels
+    step = np.abs(np.linalg.inv(image.affine)[:3, :3] @ transform[:3, :3] @ onto.affine[:3, :3]).max(axis=1)
+    if not nearest and (step > 1.01).any():
+        sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355
+        voxels = gaussian_filter(voxels, sigma, truncate=3)
+    to_voxels = np.linalg.inv(image.affine) @ transform @ onto.affine
+    moved = affine_transform(
+        voxels, to_voxels[:3, :3], to_voxels[:3, 3], output_shape=onto.voxels.shape, order=0 if nearest else 1
+    )
+    return Image(moved.astype(np.float32), onto.affine)
+
+
+def motion(transform: np.ndarray) -> tuple[float, float]:
+    """Rotation angle in degrees and length of the translation in mm of a rigid [4, 4] matrix."""
+    cosine = np.clip((np.trace(transform[:3, :3]) - 1) / 2, -1, 1)
+    return float(np.degrees(np.arccos(cosine))), float(np.linalg.norm(transform[:3, 3]))

@@ -1,0 +1,1 @@
+"""The synthetic multi-site study with planted truth."""

@@ -1,0 +1,1 @@
+"""Four self-supervised methods, each with or without Group-DRO."""

@@ -1,0 +1,120 @@
+"""Group-DRO: online exponentiated gradient over groups (Sagawa et al. 2020, arXiv 1911.08731, algorithm 1).
+
+Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurorad.problems import InputError
+
+ABSENT = ("zero", "skip", "last", "ema")
+
+
+@dataclass(frozen=True)
+class DroSettings:
+    """`eta`: step size. `floor`: share of weight spread evenly. `smoothing`: weight of the newest value in the moving
+    average of a group's signal (1 = no average). `adjustment`: C of C / sqrt(patients). `warmup`: fraction of steps
+    with even weights. `absent`: what a group without samples in the step counts as: `zero`; `skip`, its weight stays;
+    `last`, its last value; `ema`, its moving average. A group never seen is skipped by the last two."""
+
+    eta: float
+    floor: float
+    smoothing: float
+    adjustment: float
+    warmup: float
+    absent: str
+
+    def __post_init__(self) -> None:
+        if self.eta < 0 or self.adjustment < 0 or not 0 <= self.warmup <= 1:
+            raise InputError("preset: dro.eta and dro.adjustment must not be negative, dro.warmup lies in [0, 1]")
+        if not (0 <= self.floor <= 1 and 0 < self.smoothing <= 1):
+            raise InputError("preset: dro.floor lies in [0, 1] and dro.smoothing in (0, 1]")
+        if self.absent not in ABSENT:
+            raise InputError(f"preset: dro.absent is {self.absent!r}, not one of {', '.join(ABSENT)}")
+
+
+def group_sums(values: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`[B]` values and `[B]` group codes -> float64 sums `[G]` and counts `[G]`. Sums add up over micro-batches."""
+    members = groups[None, :] == torch.arange(count, device=groups.device)[:, None]
+    sums = torch.where(members, values.double()[None, :], 0).sum(dim=1)
+    return sums, members.sum(dim=1).double()
+
+
+def robust_loss(loss: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    """sum_g q_g l_g with l_g the mean loss of group g in the batch; the gradient flows through l_g only."""
+    sums, counts = group_sums(loss, groups, len(weights))
+    return (weights.detach().to(loss.device) * sums / counts.clamp_min(1)).sum()
+
+
+class GroupDRO:
+    """Weights q of G groups and the moving averages they follow. All tensors are float64 on the CPU."""
+
+    def __init__(self, patients: Sequence[int], settings: DroSettings, warmup_steps: int) -> None:
+        """`patients`: number of patients in each group."""
+        count = len(patients)
+        self.settings, self.warmup_steps = settings, warmup_steps
+        self.adjustment = settings.adjustment / torch.tensor(patients, dtype=torch.float64).sqrt()
+        self.log_weights = torch.full((count,), -torch.log(torch.tensor(float(count))).item(), dtype=torch.float64)
+        self.average = torch.full((count,), torch.nan, dtype=torch.float64)
+        self.last = torch.full((count,), torch.nan, dtype=torch.float64)
+        self.updates = 0
+
+    @property
+    def weights(self) -> Tensor:
+        """q `[G]`, adds up to 1."""
+        return torch.softmax(self.log_weights, dim=0)
+
+    def update(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """One step from the summed signal and the count of each group; returns the new weights, used in the same step.
+
+        q_g <- (1 - floor) q_g exp(eta s_g) / Z + floor / G, with s_g = moving average + C / sqrt(n_g).
+        """
+        sums, counts = sums.detach().cpu().double(), counts.detach().cpu().double()
+        present = counts > 0
+        value = sums / counts.clamp_min(1)
+        rate = self.settings.smoothing
+        averaged = torch.where(self.average.isnan(), value, (1 - rate) * self.average + rate * value)
+        self.average = torch.where(present, averaged, self.average)
+        self.last = torch.where(present, value, self.last)
+        self.updates += 1
+        if self.updates <= self.warmup_steps:
+            return self.weights
+        signal, moving = self._signal(present)
+        raised = self.log_weights + self.settings.eta * torch.where(moving, signal + self.adjustment, 0)
+        # Groups that do not move keep their weight; the others share the rest.
+        mass = torch.logsumexp(self.log_weights[moving], dim=0) if moving.any() else 0.0
+        raised[moving] = torch.log_softmax(raised[moving], dim=0) + mass
+        raised = torch.log_softmax(raised, dim=0)
+        floor = torch.tensor(self.settings.floor, dtype=torch.float64)
+        self.log_weights = torch.logaddexp(raised + torch.log1p(-floor), torch.log(floor / len(raised)))
+        return self.weights
+
+    def _signal(self, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal of each group, and which groups move."""
+        average = torch.nan_to_num(self.average)
+        match self.settings.absent:
+            case "zero":
+                return torch.where(present, average, 0), torch.ones_like(present)
+            case "skip":
+                return average, present
+            case "last":
+                return torch.where(present, average, torch.nan_to_num(self.last)), ~self.last.isnan()
+            case _:
+                return average, ~self.average.isnan()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "log_weights": self.log_weights,
+            "average": self.average,
+            "last": self.last,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.log_weights, self.average, self.last = state["log_weights"], state["average"], state["last"]
+        self.updates = state["updates"]

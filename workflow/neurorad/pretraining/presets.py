@@ -1,0 +1,116 @@
+"""Presets: named sets of hyper-parameters, read from `resources/presets.yaml`; unknown and missing keys are refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from neurorad.encoder import Architecture
+from neurorad.pretraining.byol import ByolSettings
+from neurorad.pretraining.dino import DinoSettings
+from neurorad.pretraining.dro import DroSettings
+from neurorad.pretraining.mae import MaeSettings
+from neurorad.pretraining.moco import MocoSettings
+from neurorad.pretraining.views import Geometry, Intensity
+from neurorad.problems import InputError
+
+METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSettings, "moco": MocoSettings}
+
+OBJECTIVES = ("base", "dro")
+
+
+@dataclass(frozen=True)
+class Training:
+    """`steps`: optimiser steps. `warmup`: fraction of them. `clip_norm`: largest gradient norm. `log_every`: steps
+    between rows of history and groups. The optimiser is AdamW."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    clip_norm: float
+    sampling: str
+    log_every: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.log_every) < 1 or self.batch_size < 2:
+            raise InputError("preset: training.steps and log_every must be at least 1, training.batch_size at least 2")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.warmup < 1 and self.weight_decay >= 0):
+            raise InputError(
+                "preset: training.learning_rate and clip_norm must be positive, warmup in [0, 1), weight_decay >= 0"
+            )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One method's part of a preset. `values`: the same as plain data, as it goes to the encoder's card."""
+
+    name: str
+    encoder: Architecture
+    training: Training
+    geometry: Geometry
+    intensity: Intensity
+    dro: DroSettings
+    method: Any
+    values: dict[str, Any]
+
+
+def read_preset(path: str | Path, name: str, method: str) -> Preset:
+    """The preset `name` of a file, for one method.
+
+    Raises:
+        InputError: unreadable file, unknown preset, unknown or missing key, or a value of the wrong type.
+    """
+    if method not in METHOD_SETTINGS:
+        raise InputError(f"method {method!r} is not one of {', '.join(METHOD_SETTINGS)}")
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such preset file")
+    try:
+        presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as problem:
+        raise InputError(f"{path}: not valid YAML: {problem}") from problem
+    if not isinstance(presets, Mapping) or not isinstance(presets.get(name), Mapping):
+        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets or []))}")
+    sections = {
+        "encoder": Architecture,
+        "training": Training,
+        "geometry": Geometry,
+        "intensity": Intensity,
+        "dro": DroSettings,
+        **METHOD_SETTINGS,
+    }
+    where = f"{path}: preset {name}"
+    _check_keys(presets[name], set(sections), where)
+    # Every method's section is parsed, so that a slip in one is found by the first run and not by the last.
+    parsed = {key: _parse(kind, presets[name][key], f"{where}: {key}") for key, kind in sections.items()}
+    common = {key: parsed[key] for key in ("encoder", "training", "geometry", "intensity", "dro")}
+    values = {key: presets[name][key] for key in (*common, method)}
+    return Preset(name=name, **common, method=parsed[method], values=values)
+
+
+def _check_keys(values: Mapping[str, Any], expected: set[str], where: str) -> None:
+    unknown, missing = sorted(set(values) - expected), sorted(expected - set(values))
+    if unknown or missing:
+        raise InputError(f"{where}: unknown keys {unknown}, missing keys {missing}; allowed are {sorted(expected)}")
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: a dataclass, a tuple of numbers, or a plain type; never converted from text."""
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: expected keys and values, got {value!r}")
+        hints = get_type_hints(kind)
+        _check_keys(value, {field.name for field in fields(kind)}, where)
+        return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+    if parts := get_args(kind):
+        if not isinstance(value, list) or len(value) != len(parts):
+            raise InputError(f"{where}: expected a list of {len(parts)}, got {value!r}")
+        return tuple(_parse(part, item, where) for part, item in zip(parts, value, strict=True))
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        # YAML reads 1e-4 as text; 1.0e-4 is a number.
+        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return float(value) if kind is float else value

@@ -1,0 +1,76 @@
+"""What a method is handed at a step and what it returns; schedules and momentum networks, shared by the methods."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one step. `views`: one `[B, 4, s, s, s]` tensor per crop of the method, `patients`: `[B]` codes,
+    `seeds`: B integers that depend on (seed, step, scan) alone, `step`: from 0."""
+
+    views: Sequence[Tensor]
+    patients: Tensor
+    seeds: Sequence[int]
+    step: int
+
+    def precision(self) -> torch.autocast:
+        """bfloat16 on CUDA, float32 elsewhere; for networks only, losses are computed outside of it in float32."""
+        device = self.views[0].device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss` `[B]` float32, differentiable. `signal` `[B]` float32, detached: what Group-DRO compares groups by.
+    `features` `[B, d]`, detached: of the network that will be exported. `diagnostics`: scalars for the history."""
+
+    loss: Tensor
+    signal: Tensor
+    features: Tensor
+    diagnostics: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+def cosine(step: int, steps: int, start: float, end: float) -> float:
+    """From `start` at step 0 to `end` at the last step, along half a cosine."""
+    progress = min(1.0, step / max(1, steps - 1))
+    return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear warm-up over `warmup` steps (the first step already learns), then half a cosine to 0."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+def momentum_copy(network: nn.Module) -> nn.Module:
+    """A copy with the same weights that receives no gradient."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """target = momentum * target + (1 - momentum) * online for weights; buffers (norm statistics) are copied."""
+    for moving, current in zip(target.parameters(), online.parameters(), strict=True):
+        moving.lerp_(current, 1 - momentum)
+    for moving, current in zip(target.buffers(), online.buffers(), strict=True):
+        moving.copy_(current)
+
+
+def head(widths: Sequence[int], batch_size: int) -> nn.Sequential:
+    """Linear, norm, ReLU, ..., Linear.
+
+    Batch norm needs at least 16 samples for usable statistics; below that the norm is a group norm.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        norm = nn.BatchNorm1d(outputs) if batch_size >= 16 else nn.GroupNorm(math.gcd(16, outputs), outputs)
+        layers += [nn.Linear(inputs, outputs, bias=False), norm, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

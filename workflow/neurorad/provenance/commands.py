@@ -1,0 +1,57 @@
+"""Verbs of the provenance stage: crate, verify."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    crate = verbs.add_parser(
+        "crate",
+        help="list every file of the study with its checksum, as an RO-Crate",
+        description="Writes ro-crate-metadata.json: files with sha256, size and format, software with versions, and "
+        "the run. The same files give the same bytes.",
+        epilog="example: neurorad crate --config config.yaml --out results/provenance/ro-crate-metadata.json\n"
+        "         Snakefile results/report.html results/figures/*.svg results/tables/*.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    crate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    crate.add_argument("--config", required=True, type=Path, metavar="YAML")
+    crate.add_argument("--out", required=True, type=Path, metavar="JSON")
+    crate.set_defaults(run=run_crate)
+
+    verify = verbs.add_parser(
+        "verify",
+        help="hash every file of a crate again and report what changed",
+        description="Exits with status 1 if a file is missing or changed.",
+        epilog="example: neurorad verify results/provenance/ro-crate-metadata.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify.add_argument("crate", type=Path, metavar="ro-crate-metadata.json")
+    verify.set_defaults(run=run_verify)
+
+
+def run_crate(args: argparse.Namespace) -> None:
+    from neurorad.files import write_json
+    from neurorad.provenance.crate import build
+
+    write_json(args.out, build(args.out, args.config, args.files))
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    from neurorad.files import read_json
+    from neurorad.problems import InputError
+    from neurorad.provenance.verify import verify
+
+    if not args.crate.is_file():
+        raise InputError(f"{args.crate}: no such file; a crate is made by `neurorad crate`")
+    try:
+        metadata = read_json(args.crate)
+    except ValueError as problem:
+        raise InputError(f"{args.crate}: not JSON ({problem}); make it again with `neurorad crate`") from problem
+    number, findings = verify(metadata, args.crate.resolve().parent)
+    for finding in findings:
+        print(f"{finding.kind}  {finding.path}  ({finding.what})")
+    print(f"{number} files listed, {len(findings)} missing or changed")
+    if findings:
+        sys.exit(1)

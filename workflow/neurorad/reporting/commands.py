@@ -1,0 +1,88 @@
+"""Verbs of the reporting stage: figure, table, report."""
+
+import argparse
+from pathlib import Path
+
+
+def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    from neurorad.reporting.inputs import add_flags
+    from neurorad.reporting.registry import FIGURES
+    from neurorad.reporting.tables import TABLES
+
+    figure = verbs.add_parser(
+        "figure",
+        help="draw one figure of the paper, as SVG and PNG",
+        description="Draws NAME from the files given by flag (needed, in brackets):\n"
+        + "\n".join(f"  {name} ({' '.join('--' + need for need in entry.needs)})" for name, entry in FIGURES.items()),
+        epilog="example: neurorad figure fig3b_common_markers --out results/figures/fig3b_common_markers\n"
+        "         --probe results/evaluation/probe/*.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    figure.add_argument("name", metavar="NAME")
+    figure.add_argument("--out", required=True, type=Path, metavar="STEM", help="writes STEM.svg and STEM.png")
+    add_flags(figure)
+    figure.set_defaults(run=run_figure)
+
+    table = verbs.add_parser(
+        "table",
+        help="write one table of the paper, as CSV",
+        description="Writes NAME from the files given by flag (needed, in brackets):\n"
+        + "\n".join(f"  {name} ({' '.join('--' + need for need in needs)})" for name, (_, needs) in TABLES.items()),
+        epilog="example: neurorad table supplementary_2_labels --out results/tables/supplementary_2_labels.csv\n"
+        "         --patients results/cohorts/*/patients.tsv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    table.add_argument("name", metavar="NAME")
+    table.add_argument("--out", required=True, type=Path, metavar="CSV")
+    add_flags(table)
+    table.set_defaults(run=run_table)
+
+    report = verbs.add_parser(
+        "report",
+        help="write the whole study as one self-contained HTML page",
+        description="Joins figures and tables, made by `figure` and `table`, into one page without any outside file.",
+        epilog="example: neurorad report --figures results/figures/*.svg --tables results/tables/*.csv\n"
+        "         --excluded results/cohorts/*/excluded.tsv --audit results/cohorts/leakage_audit.json\n"
+        "         --config config.yaml --out results/report.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("--figures", required=True, type=Path, nargs="+", metavar="SVG")
+    report.add_argument("--tables", required=True, type=Path, nargs="+", metavar="CSV")
+    report.add_argument("--excluded", required=True, type=Path, nargs="+", metavar="TSV")
+    report.add_argument("--audit", required=True, type=Path, metavar="JSON")
+    report.add_argument("--config", required=True, type=Path, metavar="YAML")
+    report.add_argument("--out", required=True, type=Path, metavar="HTML")
+    report.set_defaults(run=run_report)
+
+
+def run_figure(args: argparse.Namespace) -> None:
+    from neurorad.reporting.inputs import read_tables
+    from neurorad.reporting.registry import FIGURES, caption, figure
+    from neurorad.reporting.theme import write_figure
+
+    drawn = figure(args.name, read_tables(args))
+    entry = FIGURES[args.name]
+    write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {drawn.get_label()}")
+
+
+def run_table(args: argparse.Namespace) -> None:
+    from neurorad.files import write_table
+    from neurorad.reporting.inputs import read_tables
+    from neurorad.reporting.tables import table
+
+    write_table(args.out, table(args.name, read_tables(args)))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from neurorad.files import read_table, write_text
+    from neurorad.reporting.inputs import given, read_audit, read_source
+    from neurorad.reporting.report import read_figure, report_html
+
+    page = report_html(
+        figures={path.stem: read_figure(given(path)) for path in args.figures if path.suffix == ".svg"},
+        tables={path.stem: read_table(given(path)) for path in args.tables},
+        excluded=read_source("excluded", args.excluded),
+        audit=read_audit(args.audit),
+        config=given(args.config).read_text(encoding="utf-8"),
+    )
+    write_text(args.out, page)

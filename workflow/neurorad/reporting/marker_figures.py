@@ -1,0 +1,284 @@
+"""Molecular markers (Figure 3): every AUC with its interval, base against +DRO, and their paired differences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from neurorad.encoder_names import encoder_parts
+from neurorad.endpoints import endpoints
+from neurorad.reporting.inputs import Tables
+from neurorad.reporting.theme import (
+    GREY,
+    INK,
+    METHOD_COLOURS,
+    METHOD_LABELS,
+    NothingToDrawError,
+    count_range,
+    encoder_label,
+    finish,
+    new_figure,
+    order_encoders,
+    site_label,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COMMON = ("mgmt", "idh1", "1p19q")
+UNCOMMON = ("egfr", "atrx", "tp53", "cdkn2ab", "tert", "ki67")
+PROTOCOL = "within_site"
+"""Repeated cross-validation within each site, the protocol that the paper's figures seem to use."""
+
+
+def auc_rows(probe: pd.DataFrame, protocol: str = PROTOCOL) -> pd.DataFrame:
+    """The AUC rows of one protocol, estimable or not.
+
+    Raises:
+        NothingToDrawError: the table has no such row.
+    """
+    rows = probe[(probe["metric"] == "auc") & (probe["protocol"] == protocol)]
+    if rows.empty:
+        raise NothingToDrawError(f"no patient has a label that could be probed {protocol.replace('_', ' ')}")
+    return rows
+
+
+def mean_auc(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean AUC of each encoder over the (site, endpoint) pairs that could be estimated for every encoder.
+
+    The interval runs from the mean lower to the mean upper limit. As SD(mean) <= mean(SD) whatever the
+    dependence between the pairs (Minkowski), it is at least as wide as the 95 % CI of the mean. An AUC whose
+    interval cannot be made (perfect separation) counts with the widest, 0 to 1.
+
+    Returns:
+        Columns encoder, value, ci_low, ci_high, pairs; one row an encoder.
+    """
+    kept = rows[rows["value"].notna()]
+    encoders = kept["encoder"].nunique()
+    shared = kept.groupby(["site", "endpoint"])["encoder"].transform("nunique") == encoders
+    kept = kept[shared].fillna({"ci_low": 0.0, "ci_high": 1.0})
+    means = kept.groupby("encoder", sort=False)[["value", "ci_low", "ci_high"]].mean()
+    return means.assign(pairs=kept.groupby("encoder")["value"].size()).reset_index()
+
+
+def draw_rivals(tables: Tables) -> Figure:
+    """One row an encoder: each AUC a dot, their mean with its conservative interval."""
+    rows = auc_rows(tables.probe)
+    rows = rows[rows["site"] != "all"]
+    means = mean_auc(rows).set_index("encoder")
+    encoders = order_encoders(rows["encoder"])
+    figure = new_figure(1.0 + 0.3 * len(encoders), width=5.0)
+    axes = figure.subplots()
+    for y, encoder in enumerate(reversed(encoders)):
+        mine = np.sort(rows.loc[(rows["encoder"] == encoder), "value"].dropna().to_numpy())
+        spread = 0.22 * np.sin(np.arange(len(mine)) * 2.4)
+        axes.plot(mine, y + spread, ".", ms=2.5, color="#BBBBBB", zorder=1)
+        if encoder in means.index:
+            estimate(axes, y, means.loc[encoder], encoder)
+        else:
+            not_estimable(axes, y, 0.5)
+    chance(axes)
+    axes.set_xlim(*_span(rows[["value"]], (0.3, 1.0)))
+    axes.set_yticks(range(len(encoders)), [encoder_label(encoder) for encoder in reversed(encoders)])
+    axes.set_ylim(-0.6, len(encoders) - 0.4)
+    axes.set_xlabel("AUC, out of fold (dot: one marker at one site)")
+    pairs = int(means["pairs"].max()) if len(means) else 0
+    axes.set_title(f"mean over {pairs} marker-site pairs estimable for all {len(means)} encoders", loc="left")
+    finish(figure, tables.leakage)
+    figure.set_label(f"{pairs} marker-site pairs, {len(encoders)} encoders, {count_range(rows['n'])} patients a pair.")
+    return figure
+
+
+def draw_common_markers(tables: Tables) -> Figure:
+    return _marker_grid(tables, COMMON)
+
+
+def draw_uncommon_markers(tables: Tables) -> Figure:
+    return _marker_grid(tables, UNCOMMON)
+
+
+def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
+    """A panel for each marker (row) and site (column): methods against AUC, base open, +DRO filled."""
+    rows = auc_rows(tables.probe)
+    rows = rows[rows["endpoint"].isin(names) & (rows["site"] != "all")]
+    rows = rows[rows["encoder"].map(lambda e: encoder_parts(e)[0] not in ("random", "clinical"))]
+    if rows.empty:
+        raise NothingToDrawError(f"no patient has a label of {', '.join(map(_label, names))}")
+    sites = sorted(rows["site"].unique())
+    names = tuple(name for name in names if name in set(rows["endpoint"]))
+    figure = new_figure(0.55 + 1.22 * len(names), width=max(4.0, min(7.2, 0.9 + 2.1 * len(sites))))
+    axes = figure.subplots(len(names), len(sites), squeeze=False, sharex=True)
+    span = _span(rows[["ci_low", "ci_high", "value"]], (0.3, 1.0))
+    for panels, name in zip(axes, names, strict=True):
+        for panel, site in zip(panels, sites, strict=True):
+            mine = rows[(rows["endpoint"] == name) & (rows["site"] == site)]
+            forest(panel, mine, first=site == sites[0], span=span)
+            chance(panel)
+            counts = f"n = {count_range(mine['n'])}, {count_range(mine['n_positive'])} positive" if len(mine) else ""
+            panel.set_title(f"{_label(name)} · {site_label(site)}\n{counts}", fontsize=7)
+    for panel in axes[-1]:
+        panel.set_xlabel("AUC (95 % CI)")
+    finish(figure, tables.leakage, objective_handles())
+    figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
+    return figure
+
+
+def forest(panel: Axes, rows: pd.DataFrame, first: bool, span: tuple[float, float]) -> None:
+    """Estimates by method (rows) and objective (offset within a row); what cannot be estimated says so in grey."""
+    encoders = order_encoders(rows["encoder"])
+    methods = list(dict.fromkeys(encoder_parts(encoder)[0] for encoder in encoders))
+    for y, method in enumerate(reversed(methods)):
+        mine = [encoder for encoder in encoders if encoder_parts(encoder)[0] == method]
+        if rows.loc[rows["encoder"].isin(mine), "value"].isna().all():
+            not_estimable(panel, y, sum(span) / 2)
+            continue
+        offsets = np.linspace(0.2, -0.2, len(mine)) if len(mine) > 1 else np.zeros(1)
+        for encoder, offset in zip(mine, offsets, strict=True):
+            row = rows[rows["encoder"] == encoder].iloc[0]
+            if pd.isna(row["value"]):
+                not_estimable(panel, y + offset, sum(span) / 2)
+            else:
+                estimate(panel, y + offset, row, encoder)
+    labels = [METHOD_LABELS.get(method, method) for method in reversed(methods)]
+    panel.set_yticks(range(len(methods)), labels if first else [""] * len(methods))
+    panel.set_ylim(-0.6, len(methods) - 0.4 if methods else 0.6)
+    panel.set_xlim(*span)
+    if not methods:
+        not_estimable(panel, 0, sum(span) / 2, "no such label at this site")
+
+
+def estimate(panel: Axes, y: float, row: pd.Series, encoder: str) -> None:
+    """A point with its interval: open circle for base, filled diamond for +DRO, filled square for a reference."""
+    method, objective, _ = encoder_parts(encoder)
+    colour = METHOD_COLOURS.get(method, INK)
+    marker = {"base": "o", "dro": "D"}.get(objective, "s")
+    if pd.notna(row["ci_low"]):
+        panel.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=1.1, zorder=2)
+    face = "white" if objective == "base" else colour
+    panel.plot(row["value"], y, marker=marker, ms=4.2, mfc=face, mec=colour, color=colour, zorder=3, ls="none")
+
+
+def not_estimable(panel: Axes, y: float, x: float, text: str = "not estimable") -> None:
+    panel.text(x, y, text, color=GREY, style="italic", fontsize=6, ha="center", va="center")
+
+
+def chance(panel: Axes, value: float = 0.5) -> None:
+    panel.axvline(value, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+
+
+def objective_handles() -> list:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], marker="o", mfc="white", mec=INK, color=INK, ms=4.2, lw=1.1, label="base"),
+        Line2D([], [], marker="D", mfc=INK, mec=INK, color=INK, ms=4.2, lw=1.1, label="+DRO"),
+        Line2D([], [], color="#BBBBBB", lw=0.7, ls=":", label="chance"),
+    ]
+
+
+def draw_differences(tables: Tables) -> Figure:
+    """Paired AUC difference, +DRO minus base: a panel a site, a row a marker, a colour a method."""
+    from matplotlib.lines import Line2D
+
+    rows = auc_differences(tables.comparison)
+    rows = rows[rows["site"] != "all"] if (rows["site"] != "all").any() else rows
+    sites = sorted(rows["site"].unique())
+    names = [name for name in endpoints() if name in set(rows["endpoint"])]
+    names += sorted(set(rows["endpoint"]) - set(names))
+    methods = order_encoders(rows["method"])
+    figure = new_figure(1.1 + 0.5 * len(names), width=max(4.0, min(7.2, 0.9 + 2.1 * len(sites))))
+    axes = figure.subplots(1, len(sites), squeeze=False, sharex=True)[0]
+    for panel, site in zip(axes, sites, strict=True):
+        for y, name in enumerate(reversed(names)):
+            here = rows[(rows["site"] == site) & (rows["endpoint"] == name)]
+            if here["value"].isna().all():
+                not_estimable(panel, y, 0.0, "not estimable" if len(here) else "no such label at this site")
+                here = here.head(0)
+            for method, offset in zip(methods, np.linspace(0.3, -0.3, len(methods)), strict=True):
+                for _, row in here[here["method"] == method].iterrows():
+                    _difference(panel, y + offset, row, METHOD_COLOURS.get(method, INK))
+            if y % 2:
+                panel.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
+        chance(panel, 0.0)
+        panel.set_yticks(
+            range(len(names)), [_label(n) for n in reversed(names)] if site == sites[0] else [""] * len(names)
+        )
+        panel.set_ylim(-0.5, len(names) - 0.5)
+        panel.set_title(site_label(site))
+        panel.set_xlabel("AUC, +DRO minus base")
+    limit = np.nanmax(np.abs(rows[["ci_low", "ci_high", "value"]].to_numpy(float)), initial=0.1) * 1.05
+    axes[0].set_xlim(-limit, limit)
+    handles = [
+        Line2D([], [], color=METHOD_COLOURS.get(m, INK), marker="D", ms=4, label=METHOD_LABELS.get(m, m))
+        for m in methods
+    ]
+    handles.append(Line2D([], [], color=INK, marker="D", mfc="white", ms=4, label="open: 95 % CI holds 0"))
+    finish(figure, tables.leakage, handles, columns=5)
+    figure.set_label(verdict(rows))
+    return figure
+
+
+def _difference(panel: Axes, y: float, row: pd.Series, colour: str) -> None:
+    if pd.isna(row["value"]):
+        not_estimable(panel, y, 0.0)
+        return
+    panel.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=0.9)
+    face = colour if excludes_zero(row) else "white"
+    panel.plot(row["value"], y, "D", ms=3.2, mec=colour, mfc=face, mew=0.8)
+
+
+def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.DataFrame:
+    """The paired AUC differences of one protocol.
+
+    Raises:
+        NothingToDrawError: the table has none.
+    """
+    rows = comparison[comparison["metric"] == "auc_difference"]
+    if "protocol" in rows and (rows["protocol"] == protocol).any():
+        rows = rows[rows["protocol"] == protocol]
+    if rows.empty:
+        raise NothingToDrawError("no endpoint was compared")
+    return rows
+
+
+def excludes_zero(row: pd.Series) -> bool:
+    return bool(row["ci_low"] > 0 or row["ci_high"] < 0)
+
+
+def verdict(rows: pd.DataFrame) -> str:
+    """What the paired differences say, counted from their intervals, in one honest sentence.
+
+    Args:
+        rows: one row a comparison: value, ci_low, ci_high (+DRO minus base).
+    """
+    known = rows[rows["value"].notna() & rows["ci_low"].notna()]
+    better, worse = int((known["ci_low"] > 0).sum()), int((known["ci_high"] < 0).sum())
+    undecided, missing = len(known) - better - worse, len(rows) - len(known)
+    text = (
+        f"Of {len(rows)} comparisons of +DRO with base, the 95 % CI of the difference lies above 0 in {better}, "
+        f"below 0 in {worse}, and holds 0 in {undecided}; {missing} could not be estimated."
+    )
+    if not len(known):
+        return text + " So these data say nothing for or against +DRO." if len(rows) else text
+    if worse > better + 0.025 * len(known):
+        text += " This speaks against +DRO: more lie below 0 than above, and more than chance alone puts there."
+    elif better <= worse + 0.025 * len(known):
+        text += " This is no advantage of +DRO: as many lie below 0, or chance alone puts as many above."
+    elif undecided > len(known) / 2:
+        text += " For most comparisons +DRO made no difference that these data can show."
+    return text
+
+
+def _label(name: str) -> str:
+    known = endpoints()
+    return known[name].label if name in known else name
+
+
+def _span(values: pd.DataFrame, least: tuple[float, float]) -> tuple[float, float]:
+    """Limits that hold every number, and at least `least`; AUC and c-index never pass 0 and 1."""
+    numbers = values.to_numpy(float)
+    low, high = np.nanmin(numbers, initial=least[0]), np.nanmax(numbers, initial=least[1])
+    return max(-0.02, low - 0.02), min(1.02, high + 0.02)

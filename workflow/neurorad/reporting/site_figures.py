@@ -1,0 +1,92 @@
+"""Do embeddings know the site (Figure 4C)? Their t-SNE map, coloured by site, with the silhouette."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from neurorad.encoder_names import encoder_parts
+from neurorad.reporting.inputs import Tables
+from neurorad.reporting.theme import (
+    OBJECTIVE_LABELS,
+    NothingToDrawError,
+    colours,
+    encoder_label,
+    finish,
+    new_figure,
+    order_encoders,
+    site_label,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = "os^Dv<>P*X"
+ACROSS = 4
+"""Panels in a line: their titles need the room."""
+
+
+def draw_sites(tables: Tables) -> Figure:
+    """One panel an encoder; where base and +DRO are both there, base above +DRO of the same method."""
+    coordinates = tables.coordinates
+    if coordinates.empty:
+        raise NothingToDrawError("no scan has an embedding")
+    encoders = order_encoders(coordinates["encoder"])
+    grid = _grid(encoders)
+    shade = colours(coordinates["cohort"])
+    figure = new_figure(0.5 + 1.95 * len(grid), width=max(3.4, min(7.2, 1.8 * len(grid[0]))))
+    axes = figure.subplots(len(grid), len(grid[0]), squeeze=False)
+    for panels, line in zip(axes, grid, strict=True):
+        for panel, encoder in zip(panels, line, strict=True):
+            if encoder is None:
+                panel.set_axis_off()
+                continue
+            mine = coordinates[coordinates["encoder"] == encoder]
+            for i, (site, part) in enumerate(mine.groupby("cohort", sort=True)):
+                panel.plot(
+                    part["x"],
+                    part["y"],
+                    MARKERS[i % len(MARKERS)],
+                    ms=2.6,
+                    color=shade[site],
+                    mew=0,
+                    alpha=0.85,
+                    label=site_label(site),
+                )
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for spine in panel.spines.values():
+                spine.set_visible(True)
+                spine.set_color("#CCCCCC")
+            panel.set_title(f"{encoder_label(encoder)}\n{silhouette_text(tables.invariance, encoder)}", fontsize=7)
+    finish(figure, tables.leakage, axes.flat[0].get_legend_handles_labels()[0])
+    counts = coordinates[coordinates["encoder"] == encoders[0]]["cohort"].value_counts().sort_index()
+    figure.set_label("Scans: " + ", ".join(f"{site} {n}" for site, n in counts.items()) + ".")
+    return figure
+
+
+def _grid(encoders: list[str]) -> list[list[str | None]]:
+    """Base in the first line, +DRO below, references (random weights) appended to the first; at most `ACROSS` in a line."""
+    by_objective = {
+        objective: [e for e in encoders if encoder_parts(e)[1] == objective] for objective in OBJECTIVE_LABELS
+    }
+    lines = [by_objective["base"] + by_objective["none"], by_objective["dro"]]
+    rest = [e for e in encoders if encoder_parts(e)[1] not in OBJECTIVE_LABELS]
+    lines = [line for line in (*lines, rest) if line]
+    widest = max(map(len, lines))
+    parts = [line[start : start + ACROSS] for start in range(0, widest, ACROSS) for line in lines]
+    return [part + [None] * (min(widest, ACROSS) - len(part)) for part in parts if part]
+
+
+def silhouette_text(invariance: pd.DataFrame | None, encoder: str) -> str:
+    """`silhouette 0.21 (0.15 to 0.27)`, or why there is none; lower means that sites mix more."""
+    if invariance is None:
+        return "silhouette not given"
+    rows = invariance[(invariance["encoder"] == encoder) & (invariance["metric"] == "silhouette")]
+    if rows.empty or math.isnan(rows["value"].iloc[0]):
+        return "silhouette not estimable"
+    row = rows.iloc[0]
+    interval = "" if pd.isna(row.get("ci_low")) else f" ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+    return f"silhouette {row['value']:.2f}{interval}"

@@ -1,0 +1,194 @@
+"""One look for every figure: fonts, colours, labels, footer, and deterministic SVG and PNG."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from neurorad.encoder_names import encoder_parts
+from neurorad.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.2
+"""Two columns of a journal page, inches."""
+
+METHOD_COLOURS = {
+    "byol": "#0072B2",
+    "dino": "#D55E00",
+    "mae": "#009E73",
+    "moco": "#AA4499",
+    "random": "#777777",
+    "clinical": "#333333",
+}
+"""Okabe and Ito (2008) where they are dark enough to read on white."""
+
+METHOD_LABELS = {
+    "byol": "BYOL",
+    "dino": "DINO",
+    "mae": "MAE",
+    "moco": "MoCo",
+    "random": "random weights",
+    "clinical": "age + sex",
+}
+OBJECTIVE_LABELS = {"base": "base", "dro": "+DRO", "none": ""}
+PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#997700", "#222255", "#BB5566", "#888888")
+"""For sites and groups: Paul Tol's `bright`, extended."""
+
+COHORTS = (
+    *("cuimc", "ucsf-pdgm", "upenn-gbm", "brats-gli-post", "brats-gli-pre"),
+    *("brats-men", "brats-met", "brats-ped", "lumiere", "mu-glioma-post"),
+)
+SITE_COLOURS = dict(zip(COHORTS, PALETTE, strict=True))
+"""The paper's cohorts keep their colour in every figure, whichever of them it shows; test sites lie furthest apart."""
+
+GREY = "#8A8A8A"
+INK = "#222222"
+ALARM = "#B00020"
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.1,
+    "hatch.linewidth": 0.5,
+    "svg.hashsalt": "neurorad",
+    "svg.fonttype": "path",
+    "figure.dpi": 100,
+}
+
+
+class NothingToDrawError(Exception):
+    """The tables are sound but hold nothing for this figure; the message is the reason, which the figure then shows."""
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Draw under the house's settings, without a display, and leave the caller's settings as they were."""
+    import matplotlib as mpl
+
+    mpl.use("Agg", force=False)
+    with mpl.rc_context(RC):
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure (inches) with constrained layout, independent of pyplot's global list."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
+    return figure
+
+
+def encoder_label(name: str) -> str:
+    method, objective, seed = encoder_parts(name)
+    label = f"{METHOD_LABELS.get(method, method)} {OBJECTIVE_LABELS.get(objective, objective)}".strip()
+    return f"{label} (seed {seed})" if seed else label
+
+
+def site_label(site: str) -> str:
+    return "all sites" if site == "all" else site.upper().replace("->", " → ")
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name: the paper's cohorts have their own in every figure, others take what is left, sorted."""
+    names = sorted(set(names))
+    known = {name: SITE_COLOURS[name] for name in names if name in SITE_COLOURS}
+    left = [colour for colour in PALETTE if colour not in known.values()] or list(PALETTE)
+    others = [name for name in names if name not in known]
+    return known | {name: left[i % len(left)] for i, name in enumerate(others)}
+
+
+def order_encoders(names: Iterable[str]) -> list[str]:
+    """Methods in the theme's order, base before +DRO, then seed; unknown methods after the known ones."""
+    methods = list(METHOD_COLOURS)
+
+    def key(name: str) -> tuple[int, str, int, str]:
+        method, objective, _ = encoder_parts(name)
+        known = methods.index(method) if method in methods else len(methods)
+        return known, method, ["none", "base", "dro"].index(objective) if objective in OBJECTIVE_LABELS else 3, name
+
+    return sorted(set(names), key=key)
+
+
+def count_range(counts: Iterable[float]) -> str:
+    """`36`, or `34-36` where the rows of one panel differ, or `?` where nobody counted."""
+    numbers = sorted({int(n) for n in pd.Series(counts, dtype=object).dropna()})
+    if not numbers:
+        return "?"
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+
+
+def say_nothing(axes: Axes, text: str) -> None:
+    """Fill a panel that has nothing to draw with the grey reason, so that it is never merely empty."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic", wrap=True)
+
+
+def finish(figure: Figure, leakage: str, handles: Sequence[Artist] = (), columns: int = 4) -> None:
+    """Write the foot of a figure: one legend for all panels, below it the leakage stamp if there is one.
+
+    Constrained layout keeps no room for both, so the foot's height is counted in lines and taken from the panels.
+    """
+    lines = textwrap.wrap(leakage, int(figure.get_figwidth() * 15), max_lines=3, placeholder=" …")
+    stamped = 0.06 + 0.12 * len(lines) if lines else 0.0
+    rows = -(-len(handles) // columns)
+    foot = stamped + (0.08 + 0.15 * rows if rows else 0.0)
+    height = figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - foot / height))
+    if rows:
+        legend = figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, stamped / height),
+            ncols=columns,
+            borderaxespad=0.3,
+            handlelength=1.6,
+            columnspacing=1.4,
+        )
+        legend.set_in_layout(False)
+    if lines:
+        figure.text(
+            0.5,
+            0.05 / height,
+            "\n".join(lines),
+            ha="center",
+            va="bottom",
+            fontsize=6.5,
+            color=ALARM,
+            weight="bold",
+            in_layout=False,
+        )
+
+
+def write_figure(figure: Figure, stem: str | Path, title: str, description: str) -> None:
+    """Write `stem.svg` and `stem.png`, the same bytes for the same numbers; title and description go into the SVG."""
+    with theme():
+        with atomic(f"{stem}.svg") as path:
+            metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
+            figure.savefig(path, format="svg", metadata=metadata)
+        with atomic(f"{stem}.png") as path:
+            figure.savefig(path, format="png", dpi=200, metadata={"Software": None})

@@ -1,0 +1,79 @@
+"""How the encoders were trained (Figure 2): loss of each method and the group weights of DRO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from neurorad.encoder_names import encoder_parts
+from neurorad.reporting.inputs import Tables
+from neurorad.reporting.theme import (
+    GREY,
+    INK,
+    METHOD_COLOURS,
+    METHOD_LABELS,
+    OBJECTIVE_LABELS,
+    NothingToDrawError,
+    colours,
+    finish,
+    new_figure,
+    order_encoders,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _line(objective: str) -> str | tuple:
+    return "-" if objective == "dro" else (0, (3, 1.5))
+
+
+def draw_training(tables: Tables) -> Figure:
+    """Top: loss against step, base dashed and +DRO solid. Bottom: weight of each group under +DRO."""
+    history = tables.history
+    encoders = order_encoders(history["encoder"])
+    methods = list(dict.fromkeys(encoder_parts(encoder)[0] for encoder in encoders))
+    if not methods:
+        raise NothingToDrawError("no training step in any file")
+    from matplotlib.lines import Line2D
+
+    figure = new_figure(4.2)
+    axes = figure.subplots(2, len(methods), squeeze=False, sharex="col")
+    groups = tables.groups
+    shade = colours(groups["group"].astype(str)) if groups is not None else {}
+    for column, method in enumerate(methods):
+        top, bottom = axes[:, column]
+        mine = [encoder for encoder in encoders if encoder_parts(encoder)[0] == method]
+        for encoder in mine:
+            objective = encoder_parts(encoder)[1]
+            part = history[history["encoder"] == encoder].sort_values("step")
+            top.plot(
+                part["step"],
+                part["loss"],
+                color=METHOD_COLOURS.get(method, "#222222"),
+                ls=_line(objective),
+                alpha=1.0 if objective == "dro" else 0.75,
+            )
+        top.set_title(METHOD_LABELS.get(method, method))
+        weights = groups[groups["encoder"].isin(mine)] if groups is not None else None
+        weights = None if weights is None else weights[weights["encoder"].map(lambda e: encoder_parts(e)[1] != "base")]
+        if weights is None or weights.empty:
+            bottom.set_axis_off()
+            text = "no group weights given" if groups is None else "no +DRO run"
+            bottom.text(0.5, 0.5, text, transform=bottom.transAxes, ha="center", color=GREY, style="italic")
+            top.tick_params(axis="x", labelbottom=True)
+            top.set_xlabel("step")
+            continue
+        for (_, group), part in weights.sort_values("step").groupby(["encoder", "group"], sort=True):
+            bottom.plot(part["step"], part["weight"], color=shade[str(group)], label=str(group))
+        bottom.axhline(1 / weights["group"].nunique(), color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+        bottom.set_ylim(0, None)
+        bottom.set_xlabel("step")
+    axes[0, 0].set_ylabel("loss (each method's own)")
+    axes[1, 0].set_ylabel("group weight (dotted: equal)")
+    shown = [objective for objective in ("base", "dro") if objective in {encoder_parts(e)[1] for e in encoders}]
+    handles = {name: Line2D([], [], color=INK, ls=_line(name), label=OBJECTIVE_LABELS[name]) for name in shown}
+    for panel in axes[1]:
+        handles.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    finish(figure, tables.leakage, list(handles.values()))
+    figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}.")
+    return figure

@@ -1,0 +1,209 @@
+"""Names from the config, and the functions that choose a rule's files and flags. The rules themselves hold no code."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+import yaml
+
+from neurorad.cohorts.inventory import listing_digest
+from neurorad.cohorts.releases import RELEASES
+from neurorad.encoder_names import encoder_names
+from neurorad.imaging.commands import shard_of
+from neurorad.reporting.registry import CAPTIONS, FIGURES
+from neurorad.reporting.tables import TABLES
+
+# Rules call `neurorad VERB`; it runs from this checkout, whichever environment the job is in.
+SOURCE = shlex.quote(str(Path(workflow.basedir) / "workflow"))
+shell.prefix(f'export PYTHONPATH={SOURCE}; neurorad() {{{{ python -m neurorad "$@"; }}}}; ')
+
+COHORTS = config["cohorts"]
+TEST = [name for name, block in COHORTS.items() if "test" in block["role"]]
+CROSSWALKS = config.get("leakage", {}).get("crosswalks", [])
+PRETRAINING = config["pretraining"]
+FROZEN = PRETRAINING.get("freeze")
+ENCODERS = encoder_names(PRETRAINING)
+# Age and sex come from label tables.
+BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
+EVALUATION = config["evaluation"]
+EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
+
+
+wildcard_constraints:
+    cohort="[a-z0-9][a-z0-9-]*",
+    encoder="[a-z]+(-[a-z]+)?(-s[0-9]+)?",
+    shard="[0-9]+",
+    endpoint="[a-z0-9]+",
+
+
+def canonical(value):
+    """One JSON text for a value, whatever the order of its keys: what Snakemake compares to see a change."""
+    return json.dumps(value, sort_keys=True)
+
+
+def folder_of(wildcards, output):
+    return str(Path(output[0]).parent)
+
+
+# Phantom and cohorts
+
+
+def phantom_flags(wildcards):
+    return " ".join(f"--{key} {value}" for key, value in sorted(config["phantom"].items()))
+
+
+def from_phantom(wildcards):
+    """The phantom folder that a cohort reads from, if it does."""
+    folder = f"results/phantom/{wildcards.cohort}"
+    return [folder] if COHORTS[wildcards.cohort]["images"] == folder and "phantom" in config else []
+
+
+def listing(wildcards):
+    """Changes when files come, go or change size below a cohort's folder (the phantom's folder is an input itself)."""
+    folder = Path(COHORTS[wildcards.cohort]["images"])
+    return "phantom" if from_phantom(wildcards) else listing_digest(folder) if folder.is_dir() else "absent"
+
+
+def inventory_flags(wildcards):
+    block = COHORTS[wildcards.cohort]
+    flags = {key: block[key] for key in ("release", "images", "pattern", "state") if key in block}
+    if "sequences" in block:
+        flags["sequences"] = canonical(block["sequences"])
+    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in flags.items())
+
+
+def label_table(wildcards):
+    return [] if from_phantom(wildcards) else COHORTS[wildcards.cohort].get("labels", [])
+
+
+def label_flags(wildcards):
+    block = COHORTS[wildcards.cohort]
+    table = f" --table {shlex.quote(block['labels'])}" if "labels" in block else ""
+    decisions = {key: choice for key, choice in config.get("labels", {}).items() if key != "unknown"}
+    chosen = f" --decisions {shlex.quote(canonical(decisions))}" if decisions else ""
+    return f"--release {block['release']} --cohort {wildcards.cohort}{table}{chosen}"
+
+
+def disease_of(cohort):
+    block = COHORTS[cohort]
+    return block.get("disease") or (RELEASES[block["release"]].disease if block["release"] in RELEASES else "GLI")
+
+
+AUDITED = {
+    name: {"release": block["release"], "role": block["role"], "disease": disease_of(name)}
+    for name, block in COHORTS.items()
+}
+
+
+def group_tables(wildcards):
+    """Tables that may have the column that groups are made of; only the cohorts to pretrain on need it."""
+    cohorts = [name for name, block in COHORTS.items() if "pretrain" in block["role"]]
+    if not PRETRAINING.get("groups", "cohort").startswith("column:"):
+        return []
+    return expand("results/cohorts/{cohort}/{table}.tsv", cohort=cohorts, table=["scans", "patients"])
+
+
+def group_flags(wildcards, input):
+    flags = {"groups": "--groups", "min_patients": "--min-patients", "max_scans_per_patient": "--max-scans"}
+    given = [f"{flag} {shlex.quote(str(PRETRAINING[key]))}" for key, flag in flags.items() if key in PRETRAINING]
+    tables = [f"--tables {' '.join(map(shlex.quote, input.tables))}"] if input.tables else []
+    return " ".join([*given, *tables])
+
+
+# Imaging
+
+
+def shards(cohort):
+    return COHORTS[cohort].get("shards", 1)
+
+
+def inventory_of(wildcards):
+    return ancient(checkpoints.inventory.get(cohort=wildcards.cohort).output.scans)
+
+
+def shard_rows(wildcards):
+    """sha256 of a shard's own rows of the inventory: a scan added elsewhere does not change it."""
+    header, *rows = Path(f"results/cohorts/{wildcards.cohort}/scans.tsv").read_text(encoding="utf-8").splitlines()
+    column = header.split("\t").index("scan")
+    count = shards(wildcards.cohort)
+    mine = [row for row in rows if shard_of(row.split("\t")[column], count) == int(wildcards.shard)]
+    return hashlib.sha256("\n".join(mine).encode()).hexdigest()
+
+
+# Pretraining and embedding
+
+
+def manifest(wildcards):
+    return ancient(checkpoints.audit.get().output.manifest)
+
+
+def manifest_digest(wildcards):
+    return hashlib.sha256(Path("results/cohorts/pretraining_manifest.tsv").read_bytes()).hexdigest()
+
+
+def encoder_folder(encoder):
+    return f"{FROZEN or 'results/encoders'}/{encoder}"
+
+
+def encoder_source(wildcards):
+    """What to embed with: a trained encoder, the same network untrained, or the clinical variables."""
+    # Waiting for the audit here lets Snakemake see, once it is done, that an unchanged encoder embeds nothing again.
+    checkpoints.audit.get()
+    if wildcards.encoder == "clinical":
+        return [f"results/cohorts/{wildcards.cohort}/patients.tsv"]
+    if wildcards.encoder.startswith("random-"):
+        return [f"{encoder_folder(ENCODERS[0])}/card.json"]
+    return multiext(f"{encoder_folder(wildcards.encoder)}/", "card.json", "encoder.safetensors")
+
+
+def encoder_flags(wildcards):
+    if wildcards.encoder == "clinical":
+        return f"--clinical results/cohorts/{wildcards.cohort}/patients.tsv"
+    if wildcards.encoder.startswith("random-s"):
+        seed = wildcards.encoder.removeprefix("random-s")
+        return f"--random {seed} --like {shlex.quote(encoder_folder(ENCODERS[0]))}"
+    return f"--encoder {shlex.quote(encoder_folder(wildcards.encoder))}"
+
+
+# Reporting
+
+EVALUATED = ENCODERS + BASELINES
+
+FILES = {
+    "scans": expand("results/cohorts/{cohort}/scans.tsv", cohort=COHORTS),
+    "patients": expand("results/cohorts/{cohort}/patients.tsv", cohort=COHORTS),
+    "decisions": expand("results/cohorts/{cohort}/decisions.tsv", cohort=COHORTS),
+    "volumes": expand("results/volumes/{cohort}/volumes.tsv", cohort=COHORTS),
+    "excluded": expand("results/cohorts/{cohort}/excluded.tsv", cohort=COHORTS),
+    "manifest": ["results/cohorts/pretraining_manifest.tsv"],
+    "history": [f"{encoder_folder(encoder)}/history.csv" for encoder in ENCODERS],
+    "groups": [f"{encoder_folder(encoder)}/groups.csv" for encoder in ENCODERS],
+    "probe": expand("results/evaluation/probe/{encoder}.parquet", encoder=EVALUATED),
+    "survival": expand("results/evaluation/survival/{encoder}.parquet", encoder=EVALUATED),
+    "curves": expand("results/evaluation/survival/{encoder}.curves.parquet", encoder=EVALUATED),
+    "invariance": expand("results/evaluation/invariance/{encoder}.parquet", encoder=EVALUATED),
+    "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
+    "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],
+    "maps": expand(
+        "results/explanation/{encoder}/{endpoint}/maps.npz", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
+    ),
+    "agreement": expand(
+        "results/explanation/{encoder}/{endpoint}/agreement.parquet",
+        encoder=ENCODERS,
+        endpoint=EXPLANATION["endpoints"],
+    ),
+}
+"""Every file that a flag of `neurorad figure` and `neurorad table` takes."""
+
+SHOWN = [name for name, entry in FIGURES.items() if all(FILES[need] for need in entry.needs)]
+WRITTEN = [name for name, (_, needs) in TABLES.items() if all(FILES[need] for need in needs)]
+
+
+def drawn_from(needs):
+    return {need: FILES[need] for need in needs}
+
+
+def source_flags(wildcards, input):
+    """`--probe FILE ... --survival FILE ...` for the inputs that have such a name."""
+    return " ".join(f"--{name} {' '.join(map(shlex.quote, input.get(name)))}" for name in FILES if input.get(name))

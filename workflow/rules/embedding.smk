@@ -1,0 +1,23 @@
+"""Encoders and baselines to embeddings: one table for each encoder and test cohort."""
+
+
+rule embed:
+    input:
+        encoder_source,
+        volumes="results/volumes/{cohort}/volumes.tsv",
+    output:
+        "results/embeddings/{encoder}/{cohort}.parquet",
+    log:
+        "results/logs/embed/{encoder}/{cohort}.log",
+    benchmark:
+        "results/benchmarks/embed/{encoder}/{cohort}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    resources:
+        gpu=1,
+        mem_mb=3000,
+    params:
+        flags=encoder_flags,
+    shell:
+        "neurorad embed {params.flags} --volumes {input.volumes:q} --out {output:q} --threads {threads}"
+        " 2> >(tee {log:q} >&2)"

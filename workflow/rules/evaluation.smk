@@ -1,0 +1,119 @@
+"""What frozen embeddings know: folds drawn once, then probes, survival and invariance of each encoder, then comparison."""
+
+
+rule folds:
+    input:
+        patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
+        volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
+    output:
+        "results/evaluation/folds.parquet",
+    log:
+        "results/logs/folds.log",
+    benchmark:
+        "results/benchmarks/folds.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        folds=EVALUATION["folds"],
+        repeats=EVALUATION["repeats"],
+        seed=EVALUATION["seed"],
+    shell:
+        "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
+        " --repeats {params.repeats} --seed {params.seed} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
+rule probe:
+    input:
+        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        folds="results/evaluation/folds.parquet",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        rows="results/evaluation/probe/{encoder}.parquet",
+        predictions="results/evaluation/probe/{encoder}.predictions.parquet",
+        coefficients="results/evaluation/probe/{encoder}.coefficients.parquet",
+    log:
+        "results/logs/probe/{encoder}.log",
+    benchmark:
+        "results/benchmarks/probe/{encoder}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad probe --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output.rows:q}"
+        " --predictions {output.predictions:q} --coefficients {output.coefficients:q} 2> >(tee {log:q} >&2)"
+
+
+rule survival:
+    input:
+        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
+        folds="results/evaluation/folds.parquet",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        rows="results/evaluation/survival/{encoder}.parquet",
+        predictions="results/evaluation/survival/{encoder}.predictions.parquet",
+        coefficients="results/evaluation/survival/{encoder}.coefficients.parquet",
+        curves="results/evaluation/survival/{encoder}.curves.parquet",
+    log:
+        "results/logs/survival/{encoder}.log",
+    benchmark:
+        "results/benchmarks/survival/{encoder}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad survival --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
+        " --patients {input.patients:q} --folds {input.folds:q} --leakage {input.leakage:q} --seed {params.seed}"
+        " --bootstrap {params.bootstrap} --out {output.rows:q} --predictions {output.predictions:q}"
+        " --coefficients {output.coefficients:q} --curves {output.curves:q} 2> >(tee {log:q} >&2)"
+
+
+rule invariance:
+    input:
+        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        folds="results/evaluation/folds.parquet",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        rows="results/evaluation/invariance/{encoder}.parquet",
+        coordinates="results/evaluation/invariance/{encoder}.coordinates.parquet",
+    log:
+        "results/logs/invariance/{encoder}.log",
+    benchmark:
+        "results/benchmarks/invariance/{encoder}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad invariance --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output.rows:q}"
+        " --coordinates {output.coordinates:q} 2> >(tee {log:q} >&2)"
+
+
+rule compare:
+    input:
+        predictions=expand(
+            "results/evaluation/{kind}/{encoder}.predictions.parquet", kind=["probe", "survival"], encoder=ENCODERS
+        ),
+        folds="results/evaluation/folds.parquet",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        "results/evaluation/comparison.parquet",
+    log:
+        "results/logs/compare.log",
+    benchmark:
+        "results/benchmarks/compare.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad compare --predictions {input.predictions:q} --folds {input.folds:q} --leakage {input.leakage:q}"
+        " --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q} 2> >(tee {log:q} >&2)"

@@ -1,0 +1,56 @@
+"""Raw scan to volume, in shards of a cohort; an index and a visual QC page for each cohort."""
+
+
+rule volumes:
+    input:
+        from_phantom,
+        scans=inventory_of,
+    output:
+        "results/volumes/{cohort}/shards/{shard}.tsv",
+    log:
+        "results/logs/volumes/{cohort}-{shard}.log",
+    benchmark:
+        "results/benchmarks/volumes/{cohort}-{shard}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        settings=canonical(config["imaging"]),
+        shards=lambda wildcards: shards(wildcards.cohort),
+        rows=shard_rows,
+        folder=lambda wildcards, output: str(Path(output[0]).parents[1]),
+    shell:
+        "neurorad volumes --scans {input.scans:q} --settings {params.settings:q} --shard {wildcards.shard}"
+        " --shards {params.shards} --folder {params.folder:q} --threads {threads} --out {output:q}"
+        " 2> >(tee {log:q} >&2)"
+
+
+rule volumes_index:
+    input:
+        lambda wildcards: expand("results/volumes/{{cohort}}/shards/{shard}.tsv", shard=range(shards(wildcards.cohort))),
+    output:
+        "results/volumes/{cohort}/volumes.tsv",
+    log:
+        "results/logs/volumes_index/{cohort}.log",
+    benchmark:
+        "results/benchmarks/volumes_index/{cohort}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    shell:
+        "neurorad volumes-index {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
+rule qc:
+    input:
+        "results/volumes/{cohort}/volumes.tsv",
+    output:
+        "results/volumes/{cohort}/qc.html",
+    log:
+        "results/logs/qc/{cohort}.log",
+    benchmark:
+        "results/benchmarks/qc/{cohort}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    shell:
+        "neurorad qc --volumes {input:q} --out {output:q} 2> >(tee {log:q} >&2)"

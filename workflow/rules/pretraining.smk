@@ -1,0 +1,32 @@
+"""One encoder a job: a method, an objective, a seed. The manifest's content decides whether it runs again."""
+
+if not FROZEN:
+
+    rule pretrain:
+        input:
+            manifest=manifest,
+        output:
+            multiext(
+                "results/encoders/{method}-{objective}-s{seed}/",
+                "encoder.safetensors",
+                "card.json",
+                "history.csv",
+                "groups.csv",
+            ),
+        log:
+            "results/logs/pretrain/{method}-{objective}-s{seed}.log",
+        benchmark:
+            "results/benchmarks/pretrain/{method}-{objective}-s{seed}.tsv"
+        conda:
+            "../../envs/neurorad.yaml"
+        resources:
+            gpu=1,
+            mem_mb=3000,
+        params:
+            preset=PRETRAINING["preset"],
+            manifest=manifest_digest,
+            folder=folder_of,
+        shell:
+            "neurorad pretrain --method {wildcards.method} --objective {wildcards.objective} --seed {wildcards.seed}"
+            " --preset {params.preset} --manifest {input.manifest:q} --out {params.folder:q} --threads {threads}"
+            " 2> >(tee {log:q} >&2)"

@@ -1,0 +1,84 @@
+"""Figures and tables, each named after the paper's figure or table that it answers, and the report that joins them."""
+
+for name in SHOWN:
+
+    rule:
+        name:
+            f"figure_{name}"
+        input:
+            **drawn_from((*FIGURES[name].needs, *FIGURES[name].also)),
+            audit="results/cohorts/leakage_audit.json",
+        output:
+            report(f"results/figures/{name}.svg", caption=CAPTIONS / f"{name}.rst", category=FIGURES[name].answers),
+            f"results/figures/{name}.png",
+        log:
+            f"results/logs/figures/{name}.log",
+        benchmark:
+            f"results/benchmarks/figures/{name}.tsv"
+        conda:
+            "../../envs/neurorad.yaml"
+        params:
+            name=name,
+            sources=source_flags,
+            stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+        shell:
+            "neurorad figure {params.name} {params.sources} --audit {input.audit:q} --out {params.stem:q}"
+            " 2> >(tee {log:q} >&2)"
+
+
+for name in WRITTEN:
+
+    rule:
+        name:
+            f"table_{name}"
+        input:
+            **drawn_from(TABLES[name][1]),
+        output:
+            f"results/tables/{name}.csv",
+        log:
+            f"results/logs/tables/{name}.log",
+        benchmark:
+            f"results/benchmarks/tables/{name}.tsv"
+        conda:
+            "../../envs/neurorad.yaml"
+        params:
+            name=name,
+            sources=source_flags,
+        shell:
+            "neurorad table {params.name} {params.sources} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
+rule config:
+    output:
+        "results/provenance/config.yaml",
+    log:
+        "results/logs/config.log",
+    benchmark:
+        "results/benchmarks/config.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        # A function, as a cohort's pattern holds braces that are no wildcards of this rule.
+        text=lambda wildcards: yaml.safe_dump(dict(config), sort_keys=False),
+    shell:
+        "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        figures=expand("results/figures/{name}.svg", name=SHOWN),
+        tables=expand("results/tables/{name}.csv", name=WRITTEN),
+        excluded=FILES["excluded"],
+        audit="results/cohorts/leakage_audit.json",
+        config="results/provenance/config.yaml",
+    output:
+        "results/report.html",
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    shell:
+        "neurorad report --figures {input.figures:q} --tables {input.tables:q} --excluded {input.excluded:q}"
+        " --audit {input.audit:q} --config {input.config:q} --out {output:q} 2> >(tee {log:q} >&2)"
