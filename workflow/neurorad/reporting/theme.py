@@ -184,9 +184,21 @@ def finish(figure: Figure, leakage: str, handles: Sequence[Artist] = (), columns
         )
 
 
+def settle(figure: Figure) -> None:
+    """Lay the panels out once and for all, on a grid of 1e-4 of the page.
+
+    The solver of constrained layout visits its constraints in memory order, so its last digits differ between two runs.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(edge, 4) for edge in axes.get_position(original=True).bounds])
+
+
 def write_figure(figure: Figure, stem: str | Path, title: str, description: str) -> None:
     """Write `stem.svg` and `stem.png`, the same bytes for the same numbers; title and description go into the SVG."""
     with theme():
+        settle(figure)
         with atomic(f"{stem}.svg") as path:
             metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
             figure.savefig(path, format="svg", metadata=metadata)
