@@ -138,3 +138,25 @@ def test_files_carry_title_and_description_and_no_date(tmp_path):
     assert "dc:date" not in svg
     assert re.search(rb"matplotlib version|Software", (tmp_path / "new" / "f.png").read_bytes()) is None
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["f.png", "f.svg"]
+
+
+def test_the_last_digits_of_the_layout_do_not_reach_the_files(tmp_path):
+    def drawn(name: str, shift: float) -> bytes:
+        with theme():
+            figure = new_figure(2.0)
+            for axes in figure.subplots(1, 3):
+                axes.plot([0, 1], [0, 1])
+            laid_out = figure.draw_without_rendering
+
+            def shifted() -> None:
+                laid_out()
+                for axes in figure.axes:
+                    position = [edge + shift for edge in axes.get_position(original=True).bounds]
+                    axes._set_position(position)
+
+            figure.draw_without_rendering = shifted
+            write_figure(figure, tmp_path / name, "title", "text")
+        return (tmp_path / f"{name}.svg").read_bytes()
+
+    assert drawn("one", 0.0) == drawn("two", 1e-9)
+    assert drawn("one", 0.0) != drawn("three", 1e-2)

@@ -83,10 +83,9 @@ class NothingToDrawError(Exception):
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Draw under the house's settings, without a display, and leave the caller's settings as they were."""
+    """Draw under the house's settings, and leave the caller's as they were; figures without pyplot need no display."""
     import matplotlib as mpl
 
-    mpl.use("Agg", force=False)
     with mpl.rc_context(RC):
         yield
 
