@@ -33,12 +33,14 @@ def inputs(glioblastomas, tmp_path_factory) -> Path:
         for site, part in whole.table(x, encoder).groupby("cohort"):
             write_table(root / encoder / f"{site}.parquet", part)
     (root / "leakage.json").write_text(json.dumps({"stamp": STAMP}))
+    half = np.where(np.arange(48) % 3, "clean", "unproven")
+    write_table(root / "test_patients.tsv", whole.analysis[["cohort", "patient"]].assign(status=half))
     return root
 
 
 @pytest.fixture(scope="module")
 def run(inputs) -> Callable[..., dict[str, bytes]]:
-    """`run(folder, reverse=False, seed=0)`: all five verbs; every file they wrote, by name."""
+    """`run(folder, reverse=False, seed=0)`: all verbs; every file they wrote, by name."""
 
     def all_verbs(out: Path, reverse: bool = False, seed: int = 0) -> dict[str, bytes]:
         def files(pattern: str, root: Path = inputs) -> list[str]:
@@ -62,6 +64,8 @@ def run(inputs) -> Callable[..., dict[str, bytes]]:
             main(["invariance", *given, *to("invariance", "coordinates")])
         predictions = files("*/*.predictions.parquet", out)
         main(["compare", "--predictions", *predictions, *common, "--out", str(out / "comparison.parquet")])
+        judged = ["--test-patients", str(inputs / "test_patients.tsv"), *common[2:]]
+        main(["clean", "--predictions", *predictions, *judged, "--out", str(out / "clean.parquet")])
         return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
 
     return all_verbs
@@ -103,7 +107,7 @@ def refused(inputs, told, tmp_path, capsys) -> Callable[..., str]:
 
 def test_the_same_seed_writes_the_same_bytes_whatever_the_order_of_the_files(run, told, tmp_path):
     _, first = told
-    assert len(first) == 1 + 1 + 2 * (3 + 4 + 2)
+    assert len(first) == 1 + 1 + 1 + 2 * (3 + 4 + 2)
     assert run(tmp_path, reverse=True) == first
 
 
@@ -137,6 +141,23 @@ def test_both_encoders_are_tested_on_the_same_patients(told):
     for verb in ("probe", "survival"):
         first, second = (read_table(out / verb / f"{encoder}.predictions.parquet") for encoder in ENCODERS)
         pd.testing.assert_frame_equal(first[who], second[who])
+
+
+def test_of_all_patients_the_table_of_the_clean_says_what_probe_and_survival_say(told):
+    out, _ = told
+    clean = read_table(out / "clean.parquet")
+    assert set(clean["leakage"]) == {STAMP}
+    where = ["encoder", "endpoint", "protocol", "site", "metric"]
+    same = clean[clean["patients"] == "all"].set_index(where)
+    first = pd.concat(
+        [read_table(out / verb / f"{encoder}.parquet") for verb in ("probe", "survival") for encoder in ENCODERS]
+    ).set_index(where)
+    assert {"auc", "balanced_accuracy", "c_index"} == set(clean["metric"])
+    assert len(same) == first["value"].notna()[first.index.isin(same.index)].sum() > 0
+    pd.testing.assert_series_equal(same["value"], first["value"].reindex(same.index))
+    pd.testing.assert_series_equal(same["n"], first["n"].reindex(same.index))
+    fewer = clean[clean["patients"] == "clean"].set_index(where)["n"]
+    assert (fewer < same["n"]).all()
 
 
 def test_files_of_another_encoder_are_refused(refused, inputs):
@@ -213,3 +234,8 @@ def test_a_study_too_small_for_any_number_still_gets_its_tables(study, tmp_path)
             predictions += [files["predictions"]] if "predictions" in files else []
     main(["compare", "--predictions", *predictions, *common, "--out", str(tmp_path / "comparison.parquet")])
     assert read_table(tmp_path / "comparison.parquet").empty
+    write_table(tmp_path / "test_patients.tsv", whole.analysis[["cohort", "patient"]].assign(status="clean"))
+    judged = ["--test-patients", str(tmp_path / "test_patients.tsv"), *common[2:]]
+    main(["clean", "--predictions", *predictions, *judged, "--out", str(tmp_path / "clean.parquet")])
+    clean = read_table(tmp_path / "clean.parquet")
+    assert clean.empty and "patients" in clean

@@ -137,6 +137,7 @@ def evaluation_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     for encoder in ENCODERS:
         invariance.append(row(encoder, "all", "site", "silhouette", rng.normal(0.2, 0.08), 0.06, 90, 0))
     tables = {"probe": probe, "survival": survival, "invariance": invariance, "comparison": comparison}
+    tables["clean"] = [{**row, "patients": patients} for row in probe for patients in ("all", "clean")]
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 

@@ -51,7 +51,8 @@ def test_the_shipped_study(tmp_path, shipped):
     assert counts["pretrain"] == counts["explain"] == 8
     assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2
     assert sum(count for name, count in counts.items() if name.startswith("figure_")) == 12
-    assert counts["audit"] == counts["folds"] == counts["compare"] == counts["report"] == counts["crate"] == 1
+    assert counts["audit"] == counts["folds"] == counts["compare"] == counts["report"] == counts["clean"] == 1
+    assert counts["crate"] == 1
 
 
 def test_without_a_second_objective_there_is_nothing_to_compare(tmp_path, shipped):

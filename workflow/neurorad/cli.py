@@ -13,7 +13,7 @@ STAGES = {
     "imaging": ("volumes", "volumes-index", "qc"),
     "pretraining": ("pretrain",),
     "embedding": ("embed",),
-    "evaluation": ("folds", "probe", "survival", "invariance", "compare"),
+    "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean"),
     "explanation": ("explain",),
     "reporting": ("figure", "table", "report"),
     "provenance": ("crate", "verify"),

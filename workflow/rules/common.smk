@@ -185,6 +185,7 @@ FILES = {
     "invariance": expand("results/evaluation/invariance/{encoder}.parquet", encoder=EVALUATED),
     "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
     "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],
+    "clean": ["results/evaluation/clean.parquet"],
     "maps": expand(
         "results/explanation/{encoder}/{endpoint}/maps.npz", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
     ),

@@ -117,3 +117,27 @@ rule compare:
     shell:
         "neurorad compare --predictions {input.predictions:q} --folds {input.folds:q} --leakage {input.leakage:q}"
         " --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
+rule clean:
+    input:
+        predictions=expand(
+            "results/evaluation/{kind}/{encoder}.predictions.parquet", kind=["probe", "survival"], encoder=EVALUATED
+        ),
+        patients="results/cohorts/test_patients.tsv",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        "results/evaluation/clean.parquet",
+    log:
+        "results/logs/clean.log",
+    benchmark:
+        "results/benchmarks/clean.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad clean --predictions {input.predictions:q} --test-patients {input.patients:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
+        " 2> >(tee {log:q} >&2)"

@@ -192,6 +192,7 @@ def run_audit(args: argparse.Namespace) -> None:
         stamp = f"LEAKAGE NOT EXCLUDED: the encoders in {Path(args.frozen).name} were pretrained outside this study"
         report["stamp"] = "; ".join(filter(None, [stamp, report["stamp"]]))
         test_patients = test_patients.assign(status="unproven", why="the encoders were pretrained outside this study")
+        report["patients"]["clean"] = 0
     elif any("pretrain" in block["role"] for block in cohorts.values()) and manifest.empty:
         raise InputError(
             "the leakage audit leaves no scan to pretrain on: every pretraining patient is also a test patient"

@@ -146,12 +146,14 @@ def audit(
         },
         "patients": {"pretraining": manifest["person"].nunique(), "test": tested["person"].nunique()},
     }
+    test_patients = _test_patients(tested, releases, open_overlaps, unlinked, doubtful)
+    report["patients"]["clean"] = int((test_patients["status"] == "clean").sum())
     # A name that only an alias or a test scan has is no name here: a new test cohort would change it.
     manifest = manifest.assign(patient=manifest.groupby("person")["name"].transform("min"))
     return (
         manifest[list(MANIFEST_COLUMNS)].sort_values(["cohort", "scan"], ignore_index=True),
         pd.DataFrame(sorted(removed), columns=["cohort", "patient", "scan", "stage", "reason"]),
-        _test_patients(tested, releases, open_overlaps, unlinked, doubtful),
+        test_patients,
         report,
     )
 

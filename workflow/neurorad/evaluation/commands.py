@@ -1,4 +1,4 @@
-"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`."""
+"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     _add_survival(verbs)
     _add_invariance(verbs)
     _add_compare(verbs)
+    _add_clean(verbs)
 
 
 def _add(verbs: argparse._SubParsersAction, name: str, text: str, description: str, example: str) -> Any:
@@ -133,6 +134,26 @@ def _add_compare(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
     _add_common_flags(verb)
     verb.set_defaults(run=run_compare)
+
+
+def _add_clean(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "clean",
+        "AUC, balanced accuracy and c-index of all test patients and of the provably clean ones",
+        "Counts the same out-of-fold scores again on the patients of whom the leakage audit proved that no encoder was\n"
+        "pretrained on them. Give predictions of probe and survival together.",
+        "neurorad clean --predictions results/evaluation/{probe,survival}/*.predictions.parquet\n"
+        "         --test-patients results/cohorts/test_patients.tsv --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/clean.parquet",
+    )
+    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET")
+    verb.add_argument("--test-patients", required=True, type=Path, metavar="TSV", help="made by the leakage audit")
+    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.set_defaults(run=run_clean)
 
 
 def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
@@ -277,3 +298,17 @@ def run_compare(args: argparse.Namespace) -> None:
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
     predictions = _read(args.predictions, "--predictions", needed)
     write_table(args.out, tidy(compare(predictions, folds, endpoints(), args.seed, args.bootstrap), stamp))
+
+
+def run_clean(args: argparse.Namespace) -> None:
+    from neurorad.evaluation.clean import clean_rows
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp = _stamp(args.leakage)
+    predictions = _read(args.predictions, "--predictions", ("encoder", "endpoint", "protocol", "site", "patient"))
+    (test_patients,) = _read([args.test_patients], "--test-patients", ("cohort", "patient", "status"))
+    table = tidy(clean_rows(predictions, test_patients, args.seed, args.bootstrap), stamp)
+    # Without a row there is no column of the rows' own either.
+    write_table(args.out, table if len(table) else table.assign(patients=""))

@@ -29,6 +29,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "invariance": ("invariance results, one an encoder", ("encoder", "metric", "value")),
     "coordinates": ("t-SNE coordinates, one an encoder", ("encoder", "cohort", "x", "y")),
     "comparison": ("comparison.parquet", ("site", "endpoint", "metric", "value", "ci_low", "ci_high")),
+    "clean": ("clean.parquet", ("encoder", "site", "endpoint", "metric", "patients", "value")),
     "agreement": ("agreement.parquet of an explanation", ("encoder", "endpoint", "scan", "mass", "prior_mass")),
 }
 """Flag -> (what it holds, columns without which nothing can be drawn)."""
@@ -55,6 +56,7 @@ class Tables:
     invariance: pd.DataFrame | None = None
     coordinates: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None
+    clean: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     maps: list[dict[str, np.ndarray]] | None = None
     audit: dict[str, Any] | None = None

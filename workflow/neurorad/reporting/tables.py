@@ -57,7 +57,7 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
 
     def make(tables: Tables) -> pd.DataFrame:
         table = getattr(tables, name)
-        wanted = ("metric", "protocol", "endpoint", "site", "method", "objective", "seed", "encoder")
+        wanted = ("metric", "protocol", "endpoint", "site", "method", "objective", "seed", "encoder", "patients")
         return table.sort_values([column for column in wanted if column in table], kind="stable", ignore_index=True)
 
     return make
@@ -71,6 +71,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "survival": (_sorted("survival"), ("survival",)),
     "invariance": (_sorted("invariance"), ("invariance",)),
     "comparison": (_sorted("comparison"), ("comparison",)),
+    "clean": (_sorted("clean"), ("clean",)),
 }
 """Name -> (function, flags it needs)."""
 
