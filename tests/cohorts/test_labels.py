@@ -16,8 +16,10 @@ from neurorad.cohorts.labels import (
     harmonise,
     patients_of,
 )
+from neurorad.endpoints import CUTOFFS, endpoints
 from neurorad.evaluation.folds import glioblastoma_survival
 from neurorad.problems import InputError
+from neurorad.reporting.cohort_figures import label_counts
 
 FOLLOW_UPS = {"315": "0433_FU007d", "278": "0431_FU001d", "175": "0396_FU175d"}
 FOLLOW_UPS |= {"138": "0429_FU003d", "181": "0409_FU001d", "289": "0391_FU016d"}
@@ -309,12 +311,18 @@ def test_a_decision_changes_its_own_label_alone_and_is_counted(real, decision, n
         assert problems == []
         positive, negative, missing = counts(exams[column])
         assert (missing if choice == "missing" else (positive, negative)) == expected
-        others = [other for other in EXAM_COLUMNS if other not in (column, "os_days", "cohort")]
+        others = [other for other in EXAM_COLUMNS if other not in (column, "os_days", "left_open", "cohort")]
         pd.testing.assert_frame_equal(exams[others], safe[others])
         (row,) = effects[effects["decision"] == decision].to_dict("records")
         changed = {"mgmt": 5, "1p19q": 6, "idh1": 106, "event": 3}[column]
         assert (row["choice"], row["column"], row["exams"]) == (choice, column, changed)
+        left_open = exams["left_open"].fillna("").str.split().map(lambda names: column in names)
+        assert left_open.sum() == (changed if choice == "missing" else 0)
+        assert exams.loc[left_open, column].isna().all()
+        patients = patients_of(exams)
         assert row["patients"] <= row["exams"]
+        if choice == "missing":
+            assert row["patients"] == patients["left_open"].fillna("").str.contains(column).sum()
 
 
 def test_decisions_are_counted_in_the_exams_that_are_kept():
@@ -344,8 +352,22 @@ def test_tp53_is_cut_only_where_no_status_is_given(cutoff, expected):
     exams, problems, effects = harmonise(*table("cuimc", *rows), "cuimc", decisions({"tp53_cutoff": cutoff}))
     assert problems == []
     assert exams["tp53"].fillna(-1).tolist() == expected
-    assert effects.set_index("value")["exams"].sum() == 2
-    assert set(effects["choice"]) == {str(cutoff)}
+    mine = effects[effects["decision"] == "tp53_cutoff"].set_index("value")
+    cut = [float(percent[i]) >= cutoff for i in (0, 1)]
+    assert mine["exams"].to_dict() == {"at or above": sum(cut), "below": 2 - sum(cut)}
+    assert set(mine["choice"]) == {str(cutoff)}
+
+
+def test_both_sides_of_the_cut_off_of_ki67_are_counted_and_its_value_stays():
+    rows = [own(patient=f"P{i}", ki67=share) for i, share in enumerate(("19.9", "20", "", "80"))]
+    exams, _, effects = harmonise(*table("cuimc", *rows), "cuimc", decisions({"ki67_cutoff": 20}))
+    assert exams["ki67"].fillna(-1).tolist() == [19.9, 20, -1, 80]
+    mine = effects[effects["decision"] == "ki67_cutoff"].set_index("value")
+    assert mine["choice"].tolist() == ["20", "20"]
+    assert mine["patients"].to_dict() == {"at or above": 2, "below": 1}
+    # What the decision says is what the evaluation divides by.
+    assert endpoints({"ki67_cutoff": 20})["ki67"].cutoff == 20
+    assert SAFE["ki67_cutoff"] == endpoints()["ki67"].cutoff == 10
 
 
 @pytest.mark.parametrize(
@@ -355,6 +377,7 @@ def test_tp53_is_cut_only_where_no_status_is_given(cutoff, expected):
         ({"mgmt_indeterminate": "wildtype"}, "choose missing, negative, positive"),
         ({"tp53_cutoff": 0}, "must be a percentage above 0"),
         ({"tp53_cutoff": "10"}, "must be a percentage above 0"),
+        ({"ki67_cutoff": True}, "ki67_cutoff is True; must be a percentage above 0"),
     ],
 )
 def test_a_decision_nobody_knows_is_refused(wrong, message):
@@ -363,7 +386,7 @@ def test_a_decision_nobody_knows_is_refused(wrong, message):
 
 
 def test_the_safe_choice_is_that_what_is_not_settled_is_missing():
-    assert {choice for name, choice in SAFE.items() if name != "tp53_cutoff"} == {"missing"}
+    assert {choice for name, choice in SAFE.items() if name not in CUTOFFS} == {"missing"}
 
 
 def test_patients_have_one_row_each_and_the_columns_that_later_stages_read(real):
@@ -373,3 +396,27 @@ def test_patients_have_one_row_each_and_the_columns_that_later_stages_read(real)
         assert tuple(patients) == PATIENT_COLUMNS
         assert patients["patient"].is_unique
         assert set(patients["patient"]) == set(exams["patient"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "UCSF-PDGM-metadata_v5.csv",
+            {"idh1": (495, 0, 0), "mgmt": (410, 5, 80), "1p19q": (398, 6, 91), "os": (494, 0, 1)},
+        ),
+        ("UPENN-GBM_clinical_info_v2.1.csv", {"idh1": (533, 97, 0), "mgmt": (275, 28, 327), "os": (608, 3, 19)}),
+        ("MU-Glioma-Post_ClinicalData-July2025.xlsx", {"mgmt": (163, 11, 29), "tert": (37, 0, 166)}),
+    ],
+)
+def test_every_patient_of_a_real_table_is_known_left_open_by_a_decision_or_not_stated(real, name, expected):
+    raw, rules, exams = real[name]
+    _, _, effects = harmonise(raw, rules, exams["cohort"].iloc[0])
+    patients = patients_of(exams)
+    counts = label_counts(patients, effects).set_index("endpoint")[["n", "left_open", "not_stated"]]
+    assert (counts.sum(axis=1) == len(patients)).all()
+    assert {endpoint: tuple(counts.loc[endpoint]) for endpoint in expected} == expected
+    # Two countings of one thing: patient by patient, and decision by decision.
+    by_decision = effects[effects["choice"] == "missing"].groupby("column")["patients"].sum()
+    for column, number in by_decision.items():
+        assert counts.loc["os" if column == "event" else column, "left_open"] == number

@@ -13,9 +13,11 @@ from neurorad.evaluation.folds import (
     check_folds,
     check_labels,
     deal,
+    endpoints_of,
     fold_table,
     glioblastoma_survival,
 )
+from neurorad.evaluation.probe import probe
 from neurorad.problems import InputError
 
 
@@ -254,3 +256,23 @@ def test_the_fewest_taught_is_counted_over_every_training_fold(labelled):
         for fold in part["fold"].unique()
     ]
     assert cell.fewest_taught(positive) == min(by_hand)
+
+
+def test_the_cut_off_that_drew_the_folds_is_the_one_that_scores_them(study):
+    random = np.random.default_rng(3)
+    whole = study({"east": 40}, ki67=random.integers(1, 60, 40).astype(float), mgmt=np.arange(40) % 2)
+    decided = endpoints({"ki67_cutoff": 30, "mgmt_indeterminate": "negative"})
+    folds = fold_table(whole.analysis, whole.patients, decided, folds=2, repeats=1)
+    assert set(folds.loc[folds["endpoint"] == "ki67", "cutoff"]) == {30}
+    assert folds.loc[folds["endpoint"] == "mgmt", "cutoff"].isna().all()
+    assert endpoints()["ki67"].cutoff == 10
+    assert endpoints_of(folds, endpoints()) == decided
+    positive = folds[(folds["endpoint"] == "ki67") & (folds["protocol"] == "within_site")].assign(
+        positive=lambda t: t["label"] >= 30
+    )
+    dealt = positive.groupby("fold")["positive"].sum()
+    assert dealt.sum() == (whole.labels["ki67"] >= 30).sum()
+    assert dealt.max() - dealt.min() <= 1
+    rows, _, _ = probe(whole.embeddings(random.normal(size=(40, 5))), folds, endpoints_of(folds, endpoints()), 0, 20)
+    (row,) = [r for r in rows if (r["endpoint"], r["protocol"], r["metric"]) == ("ki67", "within_site", "auc")]
+    assert row["n_positive"] == (whole.labels["ki67"] >= 30).sum()

@@ -82,6 +82,9 @@ def cohort_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
                     labels["1p19q"] = np.nan
                 labels["ki67"], labels["grade"] = float(rng.integers(1, 60)), float(rng.integers(2, 5))
                 age = np.nan if cohort == "brats-met" else float(np.clip(rng.normal(58, 14), 4, 92))
+                labels["left_open"] = "mgmt" if np.isnan(labels["mgmt"]) and i % 2 else np.nan
+                alive = rng.random() < 0.2
+                labels["os_days"], labels["event"] = float(rng.integers(20, 900)), float(not alive)
                 patients.append(
                     {**person, "age": age, "sex": rng.choice(["F", "M", None], p=[0.4, 0.5, 0.1]), **labels}
                 )

@@ -86,6 +86,7 @@ def test_label_counts_cut_numbers_at_the_declared_value_and_skip_what_is_absent(
             "patient": list("1234"),
             "ki67": [9.9, 10.0, None, None],
             "grade": [3, 4, 4, 2],
+            "left_open": None,
         }
     )
     counts = label_counts(table).set_index(["cohort", "endpoint"])
@@ -99,7 +100,7 @@ def test_label_counts_cut_numbers_at_the_declared_value_and_skip_what_is_absent(
 def test_a_cohort_without_patients_or_without_scans_keeps_its_row():
     scans = pd.DataFrame({"cohort": ["a"], "scan": ["1"], "patient": ["1"], "problem": [""]})
     patients = pd.DataFrame({"cohort": ["b"], "patient": ["2"], "age": [50.0], "sex": ["F"], "idh1": [1.0]})
-    picture = figure("fig2d_cohorts", Tables(scans=scans, patients=patients))
+    picture = figure("fig2d_cohorts", Tables(scans=scans, patients=patients.assign(left_open="")))
     assert cohorts_of(picture) == ["b", "a"]
     assert [text.strip() for text in texts(picture.axes[0]) if "/" in text and "scans" not in text] == [
         "0 / 0",

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
+from neurorad.endpoints import endpoints
 from neurorad.problems import InputError
-from neurorad.reporting.flow import STAGES, scan_flow
+from neurorad.reporting.flow import STAGES, evaluated_labels, scan_flow
 from neurorad.reporting.registry import figure
 
 from .reading import texts
@@ -185,13 +186,40 @@ def test_the_cohort_lines_of_a_box_sum_to_its_title(drawn):
     assert all(total == summed for total, summed in written)
 
 
+def test_the_labels_of_the_evaluated_patients_add_up_in_every_line(drawn, study):
+    flow = flow_of(study)
+    evaluated = len(flow.tested)
+    assert evaluated == flow.patients["evaluated"].sum() > 0
+    counts = evaluated_labels(flow, study.patients, study.decisions)
+    assert (counts[["n", "left_open", "not_stated"]].sum(axis=1) == evaluated).all()
+    mine = study.patients[study.patients["cohort"].isin(["ucsf-pdgm", "upenn-gbm", "cuimc"])]
+    mine = mine[[key in flow.tested for key in zip(mine["cohort"], mine["patient"], strict=True)]]
+    assert counts.loc["MGMT", "n"] == mine["mgmt"].notna().sum()
+    assert counts.loc["MGMT", "left_open"] == mine["left_open"].eq("mgmt").sum() > 0
+    said = texts(drawn("fig1_flow"))
+    title = f"Labels of the {evaluated} evaluated patients: known + left open by a decision + not stated"
+    below = " ".join(said[said.index(title) + 1 :])
+    lines = {name: tuple(map(int, numbers)) for name, *numbers in re.findall(r"(\S+): (\d+) \+ (\d+) \+ (\d+)", below)}
+    assert len(lines) == len(endpoints()) + 1
+    assert all(sum(line) == evaluated for line in lines.values())
+    assert lines["MGMT"] == tuple(counts.loc["MGMT", ["n", "left_open", "not_stated"]])
+
+
+def test_a_patient_who_is_evaluated_and_has_no_row_of_labels_counts_as_not_stated(study):
+    flow = flow_of(study)
+    fewer = study.patients[study.patients["cohort"] != "cuimc"]
+    counts = evaluated_labels(flow, fewer, study.decisions)
+    assert counts.loc["MGMT", "not_stated"] >= flow.patients["evaluated"]["cuimc"]
+    assert (counts[["n", "left_open", "not_stated"]].sum(axis=1) == len(flow.tested)).all()
+
+
 def test_many_reasons_are_summed_in_a_last_line(study):
     study.excluded = pd.concat(
         [study.excluded, *(excluded((f"x{i}", "labels", f"reason {i}" * 9)).assign(cohort="lumiere") for i in range(7))]
     )
     said = texts(figure("fig1_flow", study))
     assert "3  for 3 other reasons" in said
-    assert max(map(len, said)) < 80
+    assert max(len(line) for line in said if line[0].isdigit()) < 80
 
 
 def test_where_nothing_leaves_the_flow_is_one_box_and_its_split():

@@ -6,7 +6,7 @@ import pytest
 from neurorad.endpoints import endpoints
 from neurorad.problems import InputError
 from neurorad.reporting.inputs import Tables
-from neurorad.reporting.tables import PAPER_SCANS, PAPER_TOTAL, TABLES, table
+from neurorad.reporting.tables import PAPER_LABELS, PAPER_PRETRAINING, TABLES, table
 
 
 def test_cohorts_are_counted_as_by_hand(study):
@@ -25,25 +25,60 @@ def test_cohorts_are_counted_as_by_hand(study):
         assert (row["evaluated_scans"], row["evaluated_patients"]) == (len(tested), len(set(tested["patient"])))
 
 
-def test_the_last_row_is_the_sum_and_says_what_the_papers_total_holds(study):
+def test_the_last_row_is_the_sum_of_ours_and_of_the_papers_pretraining(study):
     made = table("supplementary_1_cohorts", study).set_index("cohort")
     for column in ("scans", "patients", "left_out_scans", "pretraining_scans", "evaluated_patients"):
         assert made.loc["total", column] == made[column].iloc[:-1].sum()
-    assert made.loc["total", "paper_scans"] == PAPER_TOTAL == 7414
-    assert "BraTS-MEN, -MET and -PED" in made.loc["total", "note"]
-    assert (made["note"].iloc[:-1] == "").all()
+    assert made["paper_pretraining_scans"].iloc[:-1].sum() == made.loc["total", "paper_pretraining_scans"] == 7414
 
 
-def test_the_papers_number_stands_beside_the_release_that_it_names(study):
-    made = table("supplementary_1_cohorts", study).set_index("cohort")["paper_scans"].iloc[:-1]
-    assert made.dropna().to_dict() == PAPER_SCANS
-    assert made["cuimc"] is pd.NA
+def test_the_papers_numbers_stand_beside_all_its_cohorts_and_what_is_unknown_is_empty_and_said(study):
+    made = table("supplementary_1_cohorts", study).set_index("cohort")
+    assert made["paper_pretraining_scans"].iloc[:-1].dropna().to_dict() == {
+        cohort: number for cohort, (number, _) in PAPER_PRETRAINING.items()
+    }
+    assert made["paper_test"].dropna().to_dict() == {"ucsf-pdgm": 111, "upenn-gbm": 95}
+    assert made.loc["cuimc", "note"] == "private; the paper's number is not known here"
+    assert made.loc["lumiere", "note"] == "complete sessions of 91 patients"
+
+
+def test_every_row_of_labels_adds_up_and_scans_are_those_of_its_patients(study):
+    made = table("supplementary_2_labels", study)
+    assert (made["n"] + made["left_open"] + made["not_stated"] == made["patients"]).all()
+    assert made["left_open"].sum() > 0
+    assert set(made.loc[made["left_open"] > 0, "endpoint"]) == {"mgmt"}
+    for row in made.itertuples():
+        mine = study.patients[study.patients["cohort"] == row.cohort]
+        column = "event" if row.endpoint == "os" else row.endpoint
+        with_label = set(mine.loc[mine[column].notna(), "patient"])
+        scans = study.scans[(study.scans["cohort"] == row.cohort) & study.scans["patient"].isin(with_label)]
+        assert row.scans == len(scans)
+        assert row.scans_positive <= row.scans
+        assert row.paper.startswith("counts not known") and PAPER_LABELS.get(row.endpoint, "") in row.paper
+    lumiere = made[(made["cohort"] == "lumiere") & (made["endpoint"] == "grade")].iloc[0]
+    assert lumiere["scans"] > lumiere["n"]
+
+
+def test_a_decided_cut_off_is_the_one_that_is_counted_by(study):
+    first = table("supplementary_2_labels", study).set_index(["cohort", "endpoint"])
+    cut = {"cohort": "cuimc", "decision": "ki67_cutoff", "choice": "40", "column": "ki67", "value": "below"}
+    study.decisions = pd.concat([study.decisions, pd.DataFrame([{**cut, "exams": 1, "patients": 1}])])
+    made = table("supplementary_2_labels", study).set_index(["cohort", "endpoint"])
+    mine = study.patients[study.patients["cohort"] == "ucsf-pdgm"]["ki67"]
+    assert made.loc[("ucsf-pdgm", "ki67"), ["cutoff", "n_positive"]].tolist() == [40, (mine >= 40).sum()]
+    assert first.loc[("ucsf-pdgm", "ki67"), ["cutoff", "n_positive"]].tolist() == [10, (mine >= 10).sum()]
+
+
+def test_a_label_that_is_known_and_left_open_is_refused(study):
+    study.patients["left_open"] = "grade"
+    with pytest.raises(InputError, match="a label grade of .* is known and left open"):
+        table("supplementary_2_labels", study)
 
 
 def test_labels_are_counted_as_by_hand(study):
     made = table("supplementary_2_labels", study).set_index(["cohort", "endpoint"])
-    assert len(made) == study.patients["cohort"].nunique() * len(endpoints())
-    for (cohort, name), row in made.iterrows():
+    assert len(made) == study.patients["cohort"].nunique() * (len(endpoints()) + 1)
+    for (cohort, name), row in made.drop(index="os", level="endpoint").iterrows():
         mine = study.patients[study.patients["cohort"] == cohort]
         known = [value for value in mine[name] if value == value]
         cutoff = endpoints()[name].cutoff
@@ -51,6 +86,9 @@ def test_labels_are_counted_as_by_hand(study):
         assert row["n"] == len(known)
         assert row["n_positive"] == sum(value >= cutoff if cutoff else value == 1 for value in known)
         assert row["label"] == endpoints()[name].label
+    for cohort, row in made.xs("os", level="endpoint").iterrows():
+        mine = study.patients[study.patients["cohort"] == cohort]
+        assert (row["n"], row["n_positive"]) == (len(mine), mine["event"].sum())
 
 
 @pytest.mark.parametrize("name", list(TABLES))

@@ -1,11 +1,16 @@
 """The endpoints a probe may predict, as declared in `resources/endpoints.yaml`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from neurorad import RESOURCES
+
+CUTOFFS = {"ki67_cutoff": "ki67", "tp53_cutoff": "tp53_percent"}
+"""Key of the config's `labels` block -> the number that it cuts. `resources/endpoints.yaml` has the default of an endpoint."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,14 @@ class Endpoint:
     cutoff: float | None = None
 
 
-def endpoints() -> dict[str, Endpoint]:
+def endpoints(decided: Mapping[str, Any] | None = None) -> dict[str, Endpoint]:
+    """Every endpoint by name. `decided`: the config's `labels` block, whose cut-offs go before the declared ones."""
     declared = yaml.safe_load((RESOURCES / "endpoints.yaml").read_text(encoding="utf-8"))
-    return {name: Endpoint(name, **entry) for name, entry in declared.items()}
+    known = {name: Endpoint(name, **entry) for name, entry in declared.items()}
+    for key, name in CUTOFFS.items():
+        if key in (decided or {}) and name in known:
+            known[name] = replace(known[name], cutoff=float(decided[key]))
+    return known
 
 
 def binary(values: pd.Series, endpoint: Endpoint) -> pd.Series:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from neurorad.cohorts.inventory import listing_digest
+from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
 from neurorad.encoder_names import encoder_names
 from neurorad.imaging.commands import shard_of
@@ -77,12 +78,15 @@ def label_table(wildcards):
     return [] if from_phantom(wildcards) else COHORTS[wildcards.cohort].get("labels", [])
 
 
+def decision_flag(wildcards):
+    decided = decided_in(config)
+    return f"--decisions {shlex.quote(canonical(decided))}" if decided else ""
+
+
 def label_flags(wildcards):
     block = COHORTS[wildcards.cohort]
     table = f" --table {shlex.quote(block['labels'])}" if "labels" in block else ""
-    decisions = {key: choice for key, choice in config.get("labels", {}).items() if key != "unknown"}
-    chosen = f" --decisions {shlex.quote(canonical(decisions))}" if decisions else ""
-    return f"--release {block['release']} --cohort {wildcards.cohort}{table}{chosen}"
+    return f"--release {block['release']} --cohort {wildcards.cohort}{table} {decision_flag(wildcards)}"
 
 
 def disease_of(cohort):

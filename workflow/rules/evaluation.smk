@@ -17,9 +17,10 @@ rule folds:
         folds=EVALUATION["folds"],
         repeats=EVALUATION["repeats"],
         seed=EVALUATION["seed"],
+        decisions=decision_flag,
     shell:
         "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
-        " --repeats {params.repeats} --seed {params.seed} --out {output:q} 2> >(tee {log:q} >&2)"
+        " --repeats {params.repeats} --seed {params.seed} {params.decisions} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
 rule probe:

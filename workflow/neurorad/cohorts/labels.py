@@ -13,20 +13,35 @@ import pandas as pd
 
 from neurorad.cohorts.inventory import pseudonym
 from neurorad.cohorts.label_tables import nearest, spellings
+from neurorad.endpoints import CUTOFFS, endpoints
 from neurorad.problems import InputError
 
 MARKERS = ("idh1", "mgmt", "1p19q", "egfr", "atrx", "tp53", "cdkn2ab", "tert")
-TEXT = ("sex", "diagnosis", "resection", "vendor")
+TEXT = ("sex", "diagnosis", "resection", "vendor", "left_open")
 EXAM_COLUMNS = (
     *("patient", "scan", "age", "sex", "grade", "diagnosis"),
     *MARKERS,
-    *("ki67", "tp53_percent", "os_days", "event", "kps", "resection", "vendor", "field_strength", "cohort"),
+    *(
+        "ki67",
+        "tp53_percent",
+        "os_days",
+        "event",
+        "kps",
+        "resection",
+        "vendor",
+        "field_strength",
+        "left_open",
+        "cohort",
+    ),
 )
 PATIENT_COLUMNS = ("cohort", *(name for name in EXAM_COLUMNS if name not in ("scan", "cohort")))
 DECIDED_COLUMNS = ("cohort", "decision", "choice", "column", "value", "exams", "patients")
 
+SIDES = ("at or above", "below")
+"""Of a cut-off."""
+
 Case = tuple[str, str, str]
-"""A decision, our column, and the spelling in the table that it decides on."""
+"""A decision, our column, and what it decides on: the spelling in the table, or the side of the cut-off."""
 
 DECISIONS: dict[str, dict[str, int | None]] = {
     "mgmt_indeterminate": {"missing": None, "negative": 0, "positive": 1},
@@ -36,9 +51,13 @@ DECISIONS: dict[str, dict[str, int | None]] = {
 }
 """Decision -> choice -> value. The first choice is the safe one: what was not settled is not known."""
 
-SAFE: dict[str, Any] = {name: next(iter(choices)) for name, choices in DECISIONS.items()} | {"tp53_cutoff": 10}
-"""Every decision's default. `tp53_cutoff` is per cent of positive nuclei: at or above it p53 staining is taken as
-mutated where no status is given (10: Takami 2015, Brain Pathology 25:256).
+SAFE: dict[str, Any] = {name: next(iter(choices)) for name, choices in DECISIONS.items()} | {
+    "ki67_cutoff": endpoints()["ki67"].cutoff,
+    "tp53_cutoff": 10,
+}
+"""Every decision's default. The cut-offs are per cent of positive nuclei, and what is at or above them is positive:
+`ki67_cutoff` divides the patients of the probe's classification (10; the regression knows no cut-off); `tp53_cutoff`
+makes p53 staining a mutation where no status is given (10: Takami 2015, Brain Pathology 25:256).
 """
 
 
@@ -76,10 +95,16 @@ def decisions(given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"labels: unknown decision {name!r}; known: {', '.join(SAFE)}")
         if name in DECISIONS and choice not in DECISIONS[name]:
             raise InputError(f"labels: {name} cannot be {choice!r}; choose {', '.join(DECISIONS[name])}")
-    cutoff = given.get("tp53_cutoff", SAFE["tp53_cutoff"])
-    if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 < cutoff <= 100:
-        raise InputError(f"labels: tp53_cutoff is {cutoff!r}; must be a percentage above 0")
+    for name in CUTOFFS:
+        cutoff = given.get(name, SAFE[name])
+        if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 < cutoff <= 100:
+            raise InputError(f"labels: {name} is {cutoff!r}; must be a percentage above 0")
     return {**SAFE, **given}
+
+
+def decided_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decisions that a study's config makes: its `labels` block without `unknown`, which decides on no value."""
+    return {key: choice for key, choice in config.get("labels", {}).items() if key != "unknown"}
 
 
 def harmonise(
@@ -93,9 +118,11 @@ def harmonise(
 
     Returns:
         One row a row of `raw` in `EXAM_COLUMNS`, in its order: markers and event 1, 0 or missing, ki67 and tp53_percent
-        0 to 100, os_days from the cohort's time origin. All exams of a patient with a problem are left out.
+        0 to 100, os_days from the cohort's time origin, left_open the columns (with spaces between) that are missing
+        because a decision left them so. All exams of a patient with a problem are left out.
         Every cell that the dictionary does not explain.
-        What each decision did, in `DECIDED_COLUMNS`: exams and patients (of those in the first table) with `value`.
+        What each decision did, in `DECIDED_COLUMNS`: the exams of the first table with `value`, and the patients whose
+        row of `patients_of` rests on it.
 
     A survival time without an event is a problem, unless a decision left the event out or the whole table states none.
     A time that does not count from the cohort's origin is missing. An event without a time stays.
@@ -107,11 +134,12 @@ def harmonise(
     identifier = _present(rules["id"], raw)
     problems: list[LabelProblem] = []
     exams: list[dict[str, Any]] = []
-    cases: dict[Case, list[str]] = {
+    cases: dict[Case, list[int]] = {
         (decision, name, spelling): []
         for name, (_, rule) in columns.items()
         for spelling, decision in rule.get("decided", {}).items()
     }
+    cases |= {(key, name, side): [] for key, name in CUTOFFS.items() if name in columns for side in SIDES}
     seen: set[tuple[str, str]] = set()
     for number, cells in zip(raw.index, raw.to_dict("records"), strict=True):
         named = _identify(cells[identifier], rules["id"], cohort)
@@ -132,20 +160,26 @@ def harmonise(
         exams.append({**values, "cohort": cohort, "patient": patient, "scan": scan})
         problems += [LabelProblem(number, patient, column, cells[column], hint) for column, hint in hints]
         for case in used:
-            cases.setdefault(case, []).append(patient)
+            cases[case].append(len(exams) - 1)
     bad = {problem.patient for problem in problems}
+    kept = [place for place, row in enumerate(exams) if row["patient"] not in bad]
+    table = _typed([exams[place] for place in kept])
+    first = {kept[row] for row in _earliest(table).index}
     effects = []
-    for (decision, column, value), patients in cases.items():
-        kept = [patient for patient in patients if patient not in bad]
-        effects.append((cohort, decision, str(chosen[decision]), column, value, len(kept), len(set(kept))))
-    table = _typed([row for row in exams if row["patient"] not in bad])
+    for (decision, column, value), places in cases.items():
+        choice = f"{chosen[decision]:g}" if decision in CUTOFFS else chosen[decision]
+        counted = len(set(places) & set(kept)), len(set(places) & first)
+        effects.append((cohort, decision, choice, column, value, *counted))
     return table, problems, pd.DataFrame(effects, columns=list(DECIDED_COLUMNS))
 
 
 def patients_of(exams: pd.DataFrame) -> pd.DataFrame:
     """One row a patient in `PATIENT_COLUMNS`, sorted: the earliest exam (time points sort by name in every release)."""
-    first = exams.sort_values(["patient", "scan"], ignore_index=True).drop_duplicates("patient", ignore_index=True)
-    return first[list(PATIENT_COLUMNS)]
+    return _earliest(exams)[list(PATIENT_COLUMNS)].reset_index(drop=True)
+
+
+def _earliest(exams: pd.DataFrame) -> pd.DataFrame:
+    return exams.sort_values(["patient", "scan"]).drop_duplicates("patient")
 
 
 def aliases(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> pd.DataFrame:
@@ -168,6 +202,9 @@ def data_dictionary(rules: dict[str, Any], chosen: Mapping[str, Any]) -> dict[st
     described: dict[str, Any] = {
         "cohort": {"Description": "cohort name in config.yaml"},
         "patient": {"Description": "patient id as the release spells it (a pseudonym for private cohorts)"},
+        "left_open": {
+            "Description": "columns that are empty because the table settles nothing and a decision left it so"
+        },
     }
     for name, value in rules.get("every_exam", {}).items():
         described[name] = {"Source": f"the release's documentation: {value!r} for every exam"}
@@ -247,9 +284,12 @@ def _exam(
         values["os_days"] = None
         if not event.decision and not event.problem:
             hints.append((event.column, f"says no event beside a survival time in {readings['os_days'].column!r}"))
+    values["left_open"] = " ".join(name for _, name, _ in used if values[name] is None) or None
+    if values["ki67"] is not None:
+        used.append(("ki67_cutoff", "ki67", SIDES[values["ki67"] < chosen["ki67_cutoff"]]))
     if values["tp53"] is None and values["tp53_percent"] is not None:
         values["tp53"] = int(values["tp53_percent"] >= chosen["tp53_cutoff"])
-        used.append(("tp53_cutoff", "tp53", "at or above" if values["tp53"] else "below"))
+        used.append(("tp53_cutoff", "tp53_percent", SIDES[1 - values["tp53"]]))
     return values, hints, used
 
 

@@ -11,7 +11,7 @@ from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.identity import OWN_TABLES, unproven
 from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
-from neurorad.cohorts.labels import aliases, decisions, harmonise, patients_of
+from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of
 from neurorad.cohorts.releases import release_of
 from neurorad.encoder_names import encoder_names
 from neurorad.problems import InputError
@@ -112,7 +112,7 @@ def _check_labels(config: dict[str, Any], cohort: str, block: dict[str, Any], sc
         tested = "test" in block["role"]
         return [(NOTE, f"{cohort}: no label table, so no endpoint can be evaluated")] if tested else []
     try:
-        chosen = decisions({key: choice for key, choice in config.get("labels", {}).items() if key != "unknown"})
+        chosen = decisions(decided_in(config))
         exams, problems, _ = harmonise(*read_labels(Path(block["labels"]), block["release"]), cohort, chosen)
     except InputError as problem:
         return [(PROBLEM, str(problem))]

@@ -1,6 +1,7 @@
 """`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def _add_folds(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--folds", type=int, default=5, metavar="K", help="folds a repeat [5]")
     verb.add_argument("--repeats", type=int, default=3, metavar="R", help="repeats with new folds [3]")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--decisions", default="{}", metavar="JSON", help='cut-offs: {"ki67_cutoff": 20} [{}]')
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
     verb.set_defaults(run=run_folds)
 
@@ -239,19 +241,21 @@ def run_folds(args: argparse.Namespace) -> None:
 
     volumes = _read(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
     chosen = analysis_set(pd.concat(volumes, ignore_index=True))
-    patients = _read_patients(args.patients)
-    write_table(args.out, fold_table(chosen, patients, endpoints(), args.folds, args.repeats, args.seed))
+    patients, known = _read_patients(args.patients), endpoints(json.loads(args.decisions))
+    write_table(args.out, fold_table(chosen, patients, known, args.folds, args.repeats, args.seed))
 
 
 def run_probe(args: argparse.Namespace) -> None:
     from neurorad.endpoints import endpoints
+    from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.probe import probe
     from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
     stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
-    rows, predictions, coefficients = probe(embeddings, folds, endpoints(), args.seed, args.bootstrap)
+    known = endpoints_of(folds, endpoints())
+    rows, predictions, coefficients = probe(embeddings, folds, known, args.seed, args.bootstrap)
     write_table(args.predictions, predictions)
     write_table(args.coefficients, coefficients)
     write_table(args.out, tidy(rows, stamp, args.encoder))
@@ -259,6 +263,7 @@ def run_probe(args: argparse.Namespace) -> None:
 
 def run_survival(args: argparse.Namespace) -> None:
     from neurorad.endpoints import endpoints
+    from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.survival import survival
     from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
@@ -267,7 +272,7 @@ def run_survival(args: argparse.Namespace) -> None:
     stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
     patients = _read_patients(args.patients)
     rows, predictions, curves, coefficients = survival(
-        embeddings, folds, patients, endpoints(), args.seed, args.bootstrap
+        embeddings, folds, patients, endpoints_of(folds, endpoints()), args.seed, args.bootstrap
     )
     write_table(args.predictions, predictions)
     write_table(args.curves, curves)
@@ -290,6 +295,7 @@ def run_invariance(args: argparse.Namespace) -> None:
 def run_compare(args: argparse.Namespace) -> None:
     from neurorad.endpoints import endpoints
     from neurorad.evaluation.comparison import compare
+    from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
 
@@ -297,7 +303,8 @@ def run_compare(args: argparse.Namespace) -> None:
     stamp, folds = _stamp(args.leakage), _read_folds(args.folds)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
     predictions = _read(args.predictions, "--predictions", needed)
-    write_table(args.out, tidy(compare(predictions, folds, endpoints(), args.seed, args.bootstrap), stamp))
+    known = endpoints_of(folds, endpoints())
+    write_table(args.out, tidy(compare(predictions, folds, known, args.seed, args.bootstrap), stamp))
 
 
 def run_clean(args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from neurorad.endpoints import Endpoint, binary
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
-COLUMNS = ("endpoint", "protocol", "site", "repeat", "fold", "cohort", "patient", "scan", "label")
+COLUMNS = ("endpoint", "protocol", "site", "repeat", "fold", "cohort", "patient", "scan", "label", "cutoff")
 KEY = ["cohort", "patient"]
 POOLED = "all"
 """`site` of everything that pools the sites."""
@@ -158,8 +158,8 @@ def fold_table(
 
     Protocols: `within_site` (stratified by label), `combined` (all sites pooled, stratified by label x site) and
     `leave_one_site_out` (`site` reads `a+b->c`; one fold; training patients have fold -1). `label` is the value as
-    patients.tsv has it (per cent for Ki-67, 2-4 for grade); for `os` it is the event. The endpoint `site`, without
-    label, holds everybody: it is what the site probe runs on.
+    patients.tsv has it (per cent for Ki-67, 2-4 for grade), and a number at or above `cutoff` is positive; for `os` it
+    is the event. The endpoint `site`, without label, holds everybody: it is what the site probe runs on.
 
     Args:
         analysis: of `analysis_set`; patients: of `check_labels`.
@@ -210,7 +210,9 @@ def fold_table(
     if len(rows):
         add("os", rows, rows["event"].to_numpy(), rows["event"].to_numpy())
     add("site", table, np.full(len(table), np.nan), np.zeros(len(table)), pooled_only=True)
-    return pd.concat(parts, ignore_index=True)
+    drawn = pd.concat(parts, ignore_index=True)
+    cutoffs = {name: endpoint.cutoff for name, endpoint in known.items()}
+    return drawn.assign(cutoff=drawn["endpoint"].map(cutoffs).astype(float))[list(COLUMNS)]
 
 
 def _repeated(
@@ -223,7 +225,13 @@ def _repeated(
 
 def _rows(endpoint: str, protocol: str, site: str, repeat: int, fold: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
     where = {"endpoint": endpoint, "protocol": protocol, "site": site, "repeat": repeat}
-    return rows.assign(**where, fold=fold)[list(COLUMNS)]
+    return rows.assign(**where, fold=fold)[list(COLUMNS[:-1])]
+
+
+def endpoints_of(folds: pd.DataFrame, known: dict[str, Endpoint]) -> dict[str, Endpoint]:
+    """The endpoints with the cut-offs by which the folds were drawn, so that all are scored by the same."""
+    drawn = folds.dropna(subset="cutoff").drop_duplicates("endpoint").set_index("endpoint")["cutoff"]
+    return {name: replace(each, cutoff=float(drawn[name])) if name in drawn else each for name, each in known.items()}
 
 
 def check_folds(folds: pd.DataFrame) -> pd.DataFrame:

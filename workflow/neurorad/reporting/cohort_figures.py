@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from neurorad.endpoints import binary, endpoints
+from neurorad.endpoints import CUTOFFS, Endpoint, binary, endpoints
+from neurorad.problems import InputError
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import GREY, INK, NothingToDrawError, colours, finish, new_figure, say_nothing
 
@@ -18,18 +19,54 @@ if TYPE_CHECKING:
 SEX = {"F": ("women", "#AA4499"), "M": ("men", "#4477AA"), "": ("unknown", "#DDDDDD")}
 
 
-def label_counts(patients: pd.DataFrame) -> pd.DataFrame:
+OS = Endpoint("os", "OS (deaths)", "survival")
+"""Counted beside the endpoints: known is who has both a time and an event, positive is who died."""
+
+
+def decided_endpoints(decisions: pd.DataFrame | None) -> dict[str, Endpoint]:
+    """The endpoints with the cut-offs that the study decided on (decisions.tsv), or else the declared ones."""
+    if decisions is None:
+        return endpoints()
+    cut = decisions[decisions["decision"].isin(list(CUTOFFS))]
+    return endpoints(dict(zip(cut["decision"], cut["choice"].astype(float), strict=True)))
+
+
+def label_status(patients: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
+    """For each patient whether the label is `known`, `positive`, or `left_open`: missing because a decision left it so.
+
+    Raises:
+        InputError: a label that is known and left open at once.
+    """
+    if endpoint is OS:
+        values = patients["event"].where(patients["os_days"].notna()).astype(float)
+    else:
+        values = binary(patients[endpoint.name], endpoint)
+    names = patients["left_open"].fillna("").astype(str).str.split()
+    column = "event" if endpoint is OS else endpoint.name
+    status = pd.DataFrame(
+        {"known": values.notna(), "positive": values == 1, "left_open": [column in each for each in names]}
+    )
+    if (status["known"] & status["left_open"]).any():
+        cohort = patients.loc[status["known"] & status["left_open"], "cohort"].iloc[0]
+        raise InputError(
+            f"patients: a label {endpoint.name} of {cohort} is known and left open; make patients.tsv again"
+        )
+    return status
+
+
+def label_counts(patients: pd.DataFrame, decisions: pd.DataFrame | None = None) -> pd.DataFrame:
     """Patients with a known label and with a positive one, by cohort and endpoint.
 
     Returns:
-        Columns cohort, endpoint, label, kind, cutoff, patients, n (known), n_positive.
+        Columns cohort, endpoint, label, kind, cutoff, patients = n (known) + left_open (missing because a decision left
+        it so) + not_stated, n_positive.
     """
     rows = []
     for cohort, part in patients.groupby("cohort", sort=True):
-        for endpoint in endpoints().values():
-            if endpoint.name not in part:
+        for endpoint in (*decided_endpoints(decisions).values(), OS):
+            if not {"os_days", "event"} <= set(part) if endpoint is OS else endpoint.name not in part:
                 continue
-            values = binary(part[endpoint.name], endpoint)
+            status = label_status(part, endpoint).sum()
             rows.append(
                 {
                     "cohort": cohort,
@@ -38,13 +75,16 @@ def label_counts(patients: pd.DataFrame) -> pd.DataFrame:
                     "kind": endpoint.kind,
                     "cutoff": endpoint.cutoff,
                     "patients": len(part),
-                    "n": int(values.notna().sum()),
-                    "n_positive": int((values == 1).sum()),
+                    "n": int(status["known"]),
+                    "n_positive": int(status["positive"]),
+                    "left_open": int(status["left_open"]),
+                    "not_stated": int(len(part) - status["known"] - status["left_open"]),
                 }
             )
-    return pd.DataFrame(
-        rows, columns=["cohort", "endpoint", "label", "kind", "cutoff", "patients", "n", "n_positive"]
-    ).astype({"cutoff": "Float64"})
+    return pd.DataFrame(rows, columns=COUNTED).astype({"cutoff": "Float64"})
+
+
+COUNTED = ["cohort", "endpoint", "label", "kind", "cutoff", "patients", "n", "n_positive", "left_open", "not_stated"]
 
 
 def draw_cohorts(tables: Tables) -> Figure:
@@ -59,7 +99,7 @@ def draw_cohorts(tables: Tables) -> Figure:
     _scans(axes[0], scans, cohorts, shade)
     _age(axes[1], patients, cohorts, shade)
     _sex(axes[2], patients, cohorts)
-    _labels(axes[3], patients, cohorts)
+    _labels(axes[3], label_counts(patients, tables.decisions), cohorts)
     for panel in axes:
         panel.set_ylim(-0.6, len(cohorts) - 0.4)
         panel.set_yticks(range(len(cohorts)), cohorts if panel is axes[0] else [""] * len(cohorts))
@@ -117,8 +157,7 @@ def _sex(axes: Axes, patients: pd.DataFrame, cohorts: list[str]) -> None:
     axes.set_xlabel("% of patients")
 
 
-def _labels(axes: Axes, patients: pd.DataFrame, cohorts: list[str]) -> None:
-    counts = label_counts(patients)
+def _labels(axes: Axes, counts: pd.DataFrame, cohorts: list[str]) -> None:
     names = list(dict.fromkeys(counts["endpoint"]))
     if not names:
         say_nothing(axes, "no label in any table")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from neurorad.problems import InputError
+from neurorad.reporting.cohort_figures import label_counts
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import INK, NothingToDrawError, finish, new_figure
 
@@ -32,7 +33,8 @@ class Flow:
     """Scans by cohort at each point: `found` = sum of `left` + `pretraining` + `evaluated`, cohort by cohort.
 
     `patients` counts the same points in patients: `found`, `pretraining`, `evaluated` and what `remain`s after a stage
-    (a patient of whom one scan leaves may still have others, so these do not add up).
+    (a patient of whom one scan leaves may still have others, so these do not add up). `tested` are the patients of the
+    scans that are evaluated, as (cohort, patient).
     """
 
     found: pd.Series
@@ -41,6 +43,7 @@ class Flow:
     pretraining: pd.Series
     evaluated: pd.Series
     patients: dict[str, pd.Series]
+    tested: set[Scan]
 
 
 def scan_flow(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame, manifest: pd.DataFrame) -> Flow:
@@ -81,8 +84,11 @@ def scan_flow(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame
     cohorts = sorted({cohort for cohort, _ in found})
     patient = {(row.cohort, str(row.scan)): str(row.patient) for row in scans.itertuples()}
 
+    def of(some: set[Scan]) -> set[Scan]:
+        return {(scan[0], patient.get(scan, scan[1])) for scan in some}
+
     def people(some: set[Scan]) -> pd.Series:
-        return _by_cohort({(scan[0], patient.get(scan, scan[1])) for scan in some}, cohorts)
+        return _by_cohort(of(some), cohorts)
 
     left = {stage: {scan for scan, (at, _) in why.items() if at == stage} for stage in STAGES}
     remaining, here = {}, found
@@ -105,7 +111,18 @@ def scan_flow(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame
             "pretraining": people(chosen),
             "evaluated": people(kept - chosen),
         },
+        tested=of(kept - chosen),
     )
+
+
+def evaluated_labels(flow: Flow, patients: pd.DataFrame, decisions: pd.DataFrame | None) -> pd.DataFrame:
+    """`label_counts` of the patients who are evaluated, over all cohorts: each row's n + left_open + not_stated is their
+    number (a patient without a row in patients.tsv has no label stated)."""
+    mine = [key in flow.tested for key in zip(patients["cohort"], patients["patient"].astype(str), strict=True)]
+    counts = (
+        label_counts(patients[mine], decisions).groupby("label", sort=False)[["n", "n_positive", "left_open"]].sum()
+    )
+    return counts.assign(patients=len(flow.tested), not_stated=len(flow.tested) - counts["n"] - counts["left_open"])
 
 
 def _reasons(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame) -> dict[Scan, tuple[str, str]]:
@@ -148,7 +165,8 @@ def draw_flow(tables: Tables) -> Figure:
     boxes = _boxes(flow)
     heights = [max(_height(main), _height(side)) for main, side in boxes]
     last = _split(flow)
-    total = sum(heights) + 0.3 * len(heights) + max(map(_height, last))
+    labels = [] if tables.patients is None else _label_lines(flow, tables.patients, tables.decisions)
+    total = sum(heights) + 0.3 * len(heights) + max(map(_height, last)) + (0.3 + _height(labels) if labels else 0)
     figure = new_figure(total + 0.2)
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -169,6 +187,10 @@ def draw_flow(tables: Tables) -> Figure:
         _box(axes, x, top - _height(lines) / 2, 3.2, lines, fill=fill)
     axes.plot([1.65, 5.35], [line + 0.13] * 2, color=INK, lw=0.8)
     _arrow(axes, (5.35, line + 0.13), (5.35, top))
+    if labels:
+        below = top - max(map(_height, last)) - 0.3
+        _box(axes, 0.05, below - _height(labels) / 2, 6.9, labels, fill="#E5F2EA")
+        _arrow(axes, (5.35, top - _height(last[1])), (5.35, below))
     finish(figure, tables.leakage)
     figure.set_label(
         f"{int(flow.found.sum())} scans found, {int(flow.pretraining.sum())} for pretraining, "
@@ -204,6 +226,15 @@ def _split(flow: Flow) -> tuple[list[str], list[str]]:
             *_cohort_lines(flow.evaluated, flow.patients["evaluated"]),
         ],
     )
+
+
+def _label_lines(flow: Flow, patients: pd.DataFrame, decisions: pd.DataFrame | None, each: int = 4) -> list[str]:
+    """`label: known + left open + not stated`, some a line, of every label that is known or left open anywhere."""
+    counts = evaluated_labels(flow, patients, decisions)
+    counts = counts[(counts["n"] > 0) | (counts["left_open"] > 0)]
+    told = [f"{name}: {row['n']} + {row['left_open']} + {row['not_stated']}" for name, row in counts.iterrows()]
+    title = f"Labels of the {len(flow.tested)} evaluated patients: known + left open by a decision + not stated"
+    return [title, *("  ·  ".join(told[i : i + each]) for i in range(0, len(told), each))] if told else []
 
 
 def _headline(title: str, scans: pd.Series, patients: pd.Series) -> str:

@@ -16,7 +16,7 @@ from neurorad.problems import InputError
 
 SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "scans": ("scans.tsv, one a cohort", ("cohort", "scan", "patient", "problem")),
-    "patients": ("patients.tsv, one a cohort", ("cohort", "patient", "age", "sex")),
+    "patients": ("patients.tsv, one a cohort", ("cohort", "patient", "age", "sex", "left_open")),
     "decisions": ("decisions.tsv, one a cohort", ("cohort", "decision", "choice", "column", "value", "patients")),
     "volumes": ("volumes.tsv, one a cohort", ("cohort", "scan", "status")),
     "excluded": ("excluded.tsv, one or more", ("cohort", "scan", "stage", "reason")),

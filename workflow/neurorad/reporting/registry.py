@@ -41,8 +41,14 @@ class Entry:
 
 
 FIGURES: dict[str, Entry] = {
-    "fig1_flow": Entry(flow.draw_flow, ("scans", "volumes", "excluded", "manifest"), "Flow of scans", "Figure 1"),
-    "fig2d_cohorts": Entry(cohort_figures.draw_cohorts, ("scans", "patients"), "Cohorts", "Figure 2D"),
+    "fig1_flow": Entry(
+        flow.draw_flow,
+        ("scans", "volumes", "excluded", "manifest"),
+        "Flow of scans",
+        "Figure 1",
+        ("patients", "decisions"),
+    ),
+    "fig2d_cohorts": Entry(cohort_figures.draw_cohorts, ("scans", "patients"), "Cohorts", "Figure 2D", ("decisions",)),
     "fig2_training": Entry(training_figures.draw_training, ("history",), "Pretraining", "Figure 2", ("groups",)),
     "fig3a_rivals": Entry(marker_figures.draw_rivals, ("probe",), "All encoders", "Figure 3A"),
     "fig3b_common_markers": Entry(marker_figures.draw_common_markers, ("probe",), "Common markers", "Figure 3B"),

@@ -7,19 +7,34 @@ from collections.abc import Callable
 import pandas as pd
 
 from neurorad.problems import InputError
-from neurorad.reporting.cohort_figures import label_counts
+from neurorad.reporting.cohort_figures import OS, decided_endpoints, label_counts, label_status
 from neurorad.reporting.flow import scan_flow
 from neurorad.reporting.inputs import Tables, require
 
-PAPER_SCANS = {"brats-gli-pre": 1443, "brats-gli-post": 1809, "lumiere": 599, "mu-glioma-post": 596}
-"""Scans that the paper's Table 1 counts for pretraining, where it names the release."""
+PAPER_PRETRAINING = {
+    "brats-gli-pre": (1443, "of 1,470 public cases (1,251 training, 219 validation); 27 are unexplained"),
+    "brats-gli-post": (1809, "time points (1,350 + 271 + 188) of about 818 patients"),
+    "brats-men": (1141, ""),
+    "brats-met": (1475, ""),
+    "brats-ped": (351, ""),
+    "lumiere": (599, "complete sessions of 91 patients"),
+    "mu-glioma-post": (596, "time points of 203 patients; about 400 of the cases are in brats-gli-post too"),
+}
+"""Scans that the paper pretrains on, by release, and what they are. It counts scans alone: patients are the releases'."""
 
-PAPER_TOTAL = 7414
-"""All pretraining scans of the paper, with BraTS-MEN, -MET and -PED."""
+PAPER_TEST = {
+    "ucsf-pdgm": (111, "not said which of 501 exams (495 patients), of which 298 are in BraTS 2021"),
+    "upenn-gbm": (95, "not said which of 611 baselines, of which 447 are in BraTS 2021"),
+    "cuimc": (pd.NA, "private; the paper's number is not known here"),
+}
+"""What the paper tests on."""
+
+PAPER_LABELS = {"ki67": "scored by AUC, cut-off not given", "tp53": "binary and continuous, cut-off not given"}
+"""What the paper says of a label. How many patients of it have one is not known here, so no number stands beside ours."""
 
 
 def cohort_table(tables: Tables) -> pd.DataFrame:
-    """Scans and patients of each cohort, as in the flow of scans, beside the paper's number of scans."""
+    """Scans and patients of each cohort, as in the flow of scans, beside the paper's numbers."""
     flow = scan_flow(tables.scans, tables.volumes, tables.excluded, tables.manifest)
     counts = pd.DataFrame(
         {
@@ -32,18 +47,33 @@ def cohort_table(tables: Tables) -> pd.DataFrame:
             "evaluated_patients": flow.patients["evaluated"],
         }
     )
-    counts["paper_scans"] = pd.Series(PAPER_SCANS, dtype="Int64").reindex(counts.index)
-    total = counts.sum().rename("total")
-    total["paper_scans"] = PAPER_TOTAL
-    counts = pd.concat([counts, total.to_frame().T])
-    notes = pd.Series("", index=counts.index)
-    notes["total"] = f"the paper's total of {PAPER_TOTAL} also counts BraTS-MEN, -MET and -PED"
-    return counts.assign(note=notes).rename_axis("cohort").reset_index().astype({"paper_scans": "Int64"})
+    counts = pd.concat([counts, counts.sum().rename("total").to_frame().T])
+    notes = {"total": "of the paper, its seven pretraining cohorts; whether it tests scans or patients it does not say"}
+    for column, told in {"paper_pretraining_scans": PAPER_PRETRAINING, "paper_test": PAPER_TEST}.items():
+        known = pd.Series({cohort: number for cohort, (number, _) in told.items()}, dtype="Int64")
+        counts[column] = known.reindex(counts.index)
+        notes |= {cohort: note for cohort, (_, note) in told.items()}
+    counts.loc["total", "paper_pretraining_scans"] = sum(number for number, _ in PAPER_PRETRAINING.values())
+    counts["note"] = [notes.get(cohort, "") for cohort in counts.index]
+    return counts.rename_axis("cohort").reset_index()
 
 
 def label_table(tables: Tables) -> pd.DataFrame:
-    """Patients, known labels and positive ones, by cohort and endpoint, with the cut-off of numeric endpoints."""
-    return label_counts(tables.patients)
+    """Patients by cohort and endpoint: known, positive, left open by a decision, not stated; and the scans of those whose
+    label is known or positive. With the cut-off of numeric endpoints."""
+    counts = label_counts(tables.patients, tables.decisions)
+    each = tables.scans.groupby(["cohort", "patient"]).size()
+    keys = pd.MultiIndex.from_frame(tables.patients[["cohort", "patient"]])
+    scanned = pd.Series(each.reindex(keys, fill_value=0).to_numpy(), index=tables.patients.index)
+    known = decided_endpoints(tables.decisions) | {OS.name: OS}
+    of_known, of_positive = [], []
+    for row in counts.itertuples():
+        part = tables.patients[tables.patients["cohort"] == row.cohort]
+        status = label_status(part, known[row.endpoint])
+        of_known.append(int(scanned[part.index][status["known"]].sum()))
+        of_positive.append(int(scanned[part.index][status["positive"]].sum()))
+    told = ["; ".join(filter(None, ["counts not known", PAPER_LABELS.get(name)])) for name in counts["endpoint"]]
+    return counts.assign(scans=of_known, scans_positive=of_positive, paper=told)
 
 
 def decision_table(tables: Tables) -> pd.DataFrame:
@@ -65,7 +95,7 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
 
 TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "supplementary_1_cohorts": (cohort_table, ("scans", "volumes", "excluded", "manifest")),
-    "supplementary_2_labels": (label_table, ("patients",)),
+    "supplementary_2_labels": (label_table, ("patients", "scans", "decisions")),
     "supplementary_3_decisions": (decision_table, ("decisions",)),
     "probe": (_sorted("probe"), ("probe",)),
     "survival": (_sorted("survival"), ("survival",)),
