@@ -8,7 +8,8 @@ tumour, 4 is the resection cavity and is not. A mask may be empty: nothing is le
 Ignored: time points below 100, which are pre-treatment (release brats-gli-pre) and share the folder in 2025.
 Time points: `-100`, `-101`, ...
 Labels: `BraTS-PTG supplementary demographic information and metadata.xlsx` states age, sex, glioma type, site, vendor
-and field strength.
+and field strength. Not verified: its headers and spellings are those of a public tutorial, the table itself was never
+read here. One that differs is refused by name; it is not guessed.
 """
 
 from neurorad.cohorts.release import Release

@@ -7,7 +7,9 @@ Ignored: `T1`, `CT1`, `T2`, `FLAIR` at the top of a week (the same images as acq
 grid): a scan must not enter twice. All segmentations: both are automatic (DeepBraTumIA, HD-GLIO-AUTO), so agreement
 with them would measure another network.
 Time points: weeks after surgery, `week-000-1`, `week-044`.
-Labels: `LUMIERE-Demographics_Pathology.csv` states age, sex, IDH, MGMT and survival in weeks.
+Labels: `LUMIERE-Demographics_Pathology.csv` states age, sex, IDH, MGMT and survival in weeks. Not verified: its headers
+and spellings are those that public loaders quote, the table itself was never read here. One that differs is refused by
+name; it is not guessed.
 """
 
 from neurorad.cohorts.release import Release
