@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 
 MAX_VOXELS = 512 * 512 * 1024
+SAME_GRID_MM = 1e-3
+"""Affines that differ by less are one grid: more than what rounding of a header does, less than any motion."""
 _HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348
 _READ_BYTES = 4096
 _KNOWN_IMPOSTORS = (
@@ -33,10 +35,10 @@ class Geometry:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def __eq__(self, other: object) -> bool:
-        """One grid: equal shapes, and affines equal to 1e-3 mm."""
+        """One grid: equal shapes, and affines equal to `SAME_GRID_MM`."""
         if not isinstance(other, Geometry):
             return NotImplemented
-        return self.shape == other.shape and bool(np.abs(self.affine - other.affine).max() < 1e-3)
+        return self.shape == other.shape and bool(np.abs(self.affine - other.affine).max() < SAME_GRID_MM)
 
 
 def read_geometry(path: str | os.PathLike) -> Geometry:

@@ -164,9 +164,11 @@ def _images(scan: dict[str, str], scratch: Path) -> tuple[dict[str, Path], Any]:
 
 
 def code_digest() -> str:
-    """sha256 over the imaging stage's own source: a volume made by other code is made again."""
+    """sha256 over the source that makes volumes and thumbnails: what other code made is made again."""
+    stage, root = Path(__file__).parent, Path(__file__).parents[1]
+    shared = [root / name for name in ("likeness.py", "nifti.py", "volumes.py")]
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in [*sorted(stage.glob("*.py")), *shared]:
         if path.name not in ("commands.py", "qc.py"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

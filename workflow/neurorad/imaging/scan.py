@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import label
 
-from neurorad.nifti import NiftiError, read_geometry
+from neurorad.nifti import Geometry, NiftiError, read_geometry
 
 
 class ScanError(Exception):
@@ -105,13 +105,10 @@ def _decode(path: str | Path, name: str) -> Image:
     return Image(np.ascontiguousarray(canonical.get_fdata(dtype=np.float32)), canonical.affine)
 
 
-def same_grid(images: list[Image], tolerance: float = 1e-3) -> bool:
-    """True if all images have one shape and affines equal within `tolerance` mm."""
-    first = images[0]
-    return all(
-        image.voxels.shape == first.voxels.shape and np.allclose(image.affine, first.affine, atol=tolerance)
-        for image in images[1:]
-    )
+def same_grid(images: list[Image]) -> bool:
+    """True if all images are on one grid, by the rule that the inventory applies to headers."""
+    first, *others = (Geometry(image.voxels.shape, image.affine) for image in images)
+    return all(other == first for other in others)
 
 
 def scan_state(images: Mapping[str, Image], declared: tuple[str, ...]) -> str:
