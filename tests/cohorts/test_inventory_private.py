@@ -8,6 +8,7 @@ import pytest
 
 from neurorad.cohorts.inventory import list_scans, pseudonym
 from neurorad.cohorts.releases import RELEASES, generic
+from neurorad.problems import InputError
 
 from .layouts import SPELLED, listed, write
 
@@ -33,6 +34,14 @@ def test_no_problem_of_a_private_scan_names_its_files(tmp_path):
     scans, _ = list_scans("mine", tmp_path, generic("{patient}/*{sequence}*.nii.gz", SPELLED, "skull"))
     assert scans["problem"].item() == "2 files for sequence t2w: scans.tsv names them"
     assert scans["t2w"].item() == f"{tmp_path}/MRN123/T2_a.nii.gz | {tmp_path}/MRN123/T2_b.nii.gz"
+
+
+def test_an_error_of_a_private_cohort_names_no_file(tmp_path):
+    write(tmp_path / "DOE^JANE" / "a.nii.gz")
+    for release in (RELEASES["cuimc"], generic("{patient}/x/*{sequence}*.nii.gz", SPELLED, "skull")):
+        with pytest.raises(InputError, match="found 1 other files; mend") as problem:
+            list_scans("mine", tmp_path, release)
+        assert "DOE" not in str(problem.value)
 
 
 def test_an_accented_name_is_one_name_however_unicode_spells_it():

@@ -136,6 +136,14 @@ def test_no_rule_retries_runs_python_or_takes_a_script():
         assert not re.search(r"^ *(retries|run|script):", text, re.MULTILINE), name
 
 
+def test_the_list_of_unexplained_files_goes_into_no_job():
+    """It holds the paths of a hospital as they are; whatever is no input of a job is in no report and no crate."""
+    text = "".join(rule_files().values())
+    assert text.count("unknown_files.txt") == text.count("output.unknown") == 1
+    assert re.search(r"checkpoint inventory:.*?output\.unknown", text, re.DOTALL)
+    assert "cohorts/*" not in text and "glob_wildcards" not in text
+
+
 def test_the_gpu_rules_ask_for_a_gpu():
     text = "".join(rule_files().values())
     for rule in ("pretrain", "embed", "explain"):

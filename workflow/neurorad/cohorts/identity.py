@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from neurorad.cohorts.crosswalks import Crosswalk, Name, name_of
+from neurorad.cohorts.doubles import double_scans
 from neurorad.cohorts.groups import later_time_points
 from neurorad.likeness import residuals
 
@@ -114,6 +115,7 @@ def audit(
         f"{len(names)} pretraining patients are of {release} under ids that nobody gives"
         for release, names in unlinked.items()
     ]
+    doubles = double_scans(manifest, None if thumbnails is None else thumbnails[manifest.index], ALIKE)
     doubtful = alike[_among(alike, set(zip(manifest["cohort"], manifest["scan"], strict=True)))]
     report = {
         "stamp": f"LEAKAGE NOT EXCLUDED: {'; '.join(stamps)}" if stamps else "",
@@ -129,21 +131,16 @@ def audit(
             "compared": thumbnails is not None,
             "alike_from": alike_from,
             "doubtful_from": DOUBTFUL,
-            "pairs": [
-                {
-                    "scans": [f"{r.cohort} {r.scan}", f"{r.test_cohort} {r.test_scan}"],
-                    "likeness": round(r.likeness, 3),
-                    "verdict": "known" if r.known else "same" if r.same else "doubtful",
-                }
-                for r in alike.itertuples(index=False)
-            ],
+            "pairs": _told_alike(alike),
         },
         "scans": {
             "pretraining": len(manifest),
             "removed": len(removed) - len(later),
             "later_time_points": len(later),
             "test": len(tested),
+            "counted_twice": _counted_twice(doubles),
         },
+        "double_scans": _told_doubles(doubles),
         "patients": {"pretraining": manifest["person"].nunique(), "test": tested["person"].nunique()},
     }
     test_patients = _test_patients(tested, releases, open_overlaps, unlinked, doubtful)
@@ -156,6 +153,35 @@ def audit(
         test_patients,
         report,
     )
+
+
+def _told_alike(alike: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            "scans": [f"{r.cohort} {r.scan}", f"{r.test_cohort} {r.test_scan}"],
+            "likeness": round(r.likeness, 3),
+            "verdict": "known" if r.known else "same" if r.same else "doubtful",
+        }
+        for r in alike.itertuples(index=False)
+    ]
+
+
+def _told_doubles(doubles: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            "scans": [f"{r.cohort} {r.scan}", f"{r.other_cohort} {r.other_scan}"],
+            "why": "same voxels" if r.same_voxels else f"looks the same (correlation {r.likeness:.2f})",
+            "ids": "one patient" if r.same_patient else "not linked",
+        }
+        for r in doubles.itertuples(index=False)
+    ]
+
+
+def _counted_twice(doubles: pd.DataFrame) -> int:
+    """Scans that the manifest would have fewer if every exam stood in it once."""
+    pairs = [(f"{r.cohort}/{r.scan}", f"{r.other_cohort}/{r.other_scan}") for r in doubles.itertuples(index=False)]
+    exams = components(pairs, ())
+    return len(exams) - len(set(exams.values()))
 
 
 def _among(table: pd.DataFrame, keys: Collection[tuple[str, str]]) -> np.ndarray:

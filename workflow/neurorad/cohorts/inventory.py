@@ -105,11 +105,15 @@ def list_scans(cohort: str, folder: Path, release: Release) -> tuple[pd.DataFram
     if not found:
         raise InputError(
             f"cohort {cohort}: no scan of release {release.name!r} in {folder}; expected {release.example}, found "
-            + (f"{len(unknown)} other files, the first {unknown[0]!r}" if unknown else "no file")
+            + (f"{len(unknown)} other files{_first(unknown, release)}" if unknown else "no file")
             + "; mend `release:`, `images:` or `pattern:`"
         )
     rows = [_scan_row(cohort, folder, release, *key, files) for key, files in found.items() if set(files) != {"tumour"}]
     return pd.DataFrame(rows, columns=list(SCAN_COLUMNS)).sort_values("scan", ignore_index=True), unknown
+
+
+def _first(unknown: list[str], release: Release) -> str:
+    return "" if release.private else f", the first {unknown[0]!r}"
 
 
 def _sort(folder: Path, release: Release) -> tuple[dict[tuple[str, str], Files], list[str]]:

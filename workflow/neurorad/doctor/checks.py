@@ -82,7 +82,8 @@ def check_cohorts(config: dict[str, Any]) -> tuple[list[Finding], dict[str, int]
             findings.append((OK, f"{cohort}: {scans[cohort]} scans, written by the study (phantom)"))
             continue
         try:
-            found, unknown = list_scans(cohort, Path(block["images"]), release_of(block, cohort))
+            release = release_of(block, cohort)
+            found, unknown = list_scans(cohort, Path(block["images"]), release)
         except InputError as problem:
             findings.append((PROBLEM, str(problem)))
             continue
@@ -93,7 +94,9 @@ def check_cohorts(config: dict[str, Any]) -> tuple[list[Finding], dict[str, int]
         for problem, part in found[found["problem"] != ""].groupby("problem"):
             findings.append((NOTE, f"{cohort}: {len(part)} scans will be left out: {problem}"))
         if unknown:
-            findings.append((NOTE, f"{cohort}: {len(unknown)} files that no rule explains, first {unknown[0]}"))
+            # The files of a hospital are named after its patients.
+            first = "" if release.private else f", first {unknown[0]}"
+            findings.append((NOTE, f"{cohort}: {len(unknown)} files that no rule explains{first}"))
         findings += _check_labels(config, cohort, block, set(found["patient"]))
     return findings, scans
 
