@@ -231,6 +231,25 @@ def test_where_nothing_leaves_the_flow_is_one_box_and_its_split():
     assert {"Pretraining: 1 (1 patient)", "Evaluation only: 1 (1 patient)"} < set(said)
 
 
+def test_every_arrow_ends_at_a_box(study):
+    # A box beside the flow that is higher than the flow's own.
+    rows = [excluded((f"x{i}", "labels", f"reason {i}")).assign(cohort="lumiere") for i in range(7)]
+    study.excluded = pd.concat([study.excluded, *rows])
+    picture = figure("fig1_flow", study)
+    boxes = [patch.get_bbox() for patch in picture.axes[0].patches if isinstance(patch, Rectangle)]
+    heads = [text.xy for text in picture.axes[0].texts if getattr(text, "arrow_patch", None)]
+    assert len(heads) >= 8
+    for x, y in heads:
+        touched = [
+            box
+            for box in boxes
+            if box.x0 - 1e-6 <= x <= box.x1 + 1e-6
+            and min(abs(y - box.y1), abs(x - box.x0)) < 1e-6
+            and y <= box.y1 + 1e-6
+        ]
+        assert touched, (x, y)
+
+
 def test_every_line_of_text_lies_inside_its_box(drawn):
     figure = drawn("fig1_flow")
     axes = figure.axes[0]

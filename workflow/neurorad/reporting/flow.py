@@ -173,14 +173,16 @@ def draw_flow(tables: Tables) -> Figure:
     axes.set_xlim(0, 7.0)
     axes.set_ylim(-0.05, total + 0.05)
     top = total
-    for (main, side), height in zip(boxes, heights, strict=True):
+    # How far below its row's top a main box begins, where the box beside it is higher; the split begins at its own.
+    insets = [(height - _height(main)) / 2 for (main, _), height in zip(boxes, heights, strict=True)]
+    for (main, side), height, next_inset in zip(boxes, heights, [*insets[1:], 0], strict=True):
         middle = top - height / 2
         _box(axes, 0.05, middle, 3.2, main)
         if side:
             _box(axes, 3.75, middle, 3.2, side, fill="#F4F0E8")
             _arrow(axes, (3.25, middle), (3.75, middle))
         below = middle - _height(main) / 2
-        _arrow(axes, (1.65, below), (1.65, top - height - 0.3))
+        _arrow(axes, (1.65, below), (1.65, top - height - 0.3 - next_inset))
         top -= height + 0.3
     line = top + 0.02
     for x, lines, fill in ((0.05, last[0], "#E3EEF6"), (3.75, last[1], "#E5F2EA")):
