@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neurorad.files import atomic, read_json
 from neurorad.problems import InputError
+from neurorad.resnet import Norm, ResNet
 from neurorad.seeds import seed_of
 from neurorad.volumes import SEQUENCES
 
@@ -22,7 +23,17 @@ LAYERS = {
 }
 """Residual blocks per stage (He et al. 2016, table 1; resnet10: Chen et al. 2019, Med3D)."""
 
-NORMS = ("batch", "group", "instance")
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At most 32 groups (Wu & He 2018) of at least 4 channels."""
+    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
+
+
+NORMS: dict[str, Norm] = {
+    "batch": nn.BatchNorm3d,
+    "group": group_norm,
+    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
+}
 
 WEIGHTS, CARD = "encoder.safetensors", "card.json"
 
@@ -63,60 +74,27 @@ class Encoder(nn.Module):
     """`[B, 4, D, H, W] -> [B, d]`: the mean over space of the last feature map."""
 
     def __init__(self, architecture: Architecture) -> None:
-        # Only networks are needed, and importing MONAI costs seconds: not at the top of a module that commands import.
-        from monai.networks.nets.resnet import ResNet
-
         super().__init__()
-        block, layers = LAYERS[architecture.name]
+        block, depths = LAYERS[architecture.name]
         self.architecture = architecture
         self.network = ResNet(
             block,
-            list(layers),
-            [architecture.width * factor for factor in (1, 2, 4, 8)],
-            n_input_channels=len(SEQUENCES),
-            conv1_t_stride=architecture.stem_stride,
-            no_max_pool=not architecture.stem_pool,
-            # MONAI's shortcut "A" detaches its input, which would cut the gradient at every stage.
-            shortcut_type="B",
-            bias_downsample=False,
-            feed_forward=False,
+            depths,
+            architecture.width,
+            len(SEQUENCES),
+            architecture.stem_stride,
+            architecture.stem_pool,
+            NORMS[architecture.norm],
         )
-        # MONAI applies its `norm` argument to the stem alone, so all norms are exchanged here.
-        _exchange_norms(self.network, architecture.norm)
-        self.dimension = self.network.layer4[-1].expansion * architecture.width * 8
+        self.dimension = self.network.dimension
 
     def feature_map(self, volumes: Tensor) -> Tensor:
         """`[B, 4, D, H, W] -> [B, d, D', H', W']`, with D' about D / stride."""
-        network = self.network
-        x = network.act(network.bn1(network.conv1(volumes)))
-        if not network.no_max_pool:
-            x = network.maxpool(x)
-        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-            x = stage(x)
-        return x
+        return self.network(volumes)
 
     def forward(self, volumes: Tensor) -> Tensor:
         # Not AdaptiveAvgPool3d: its backward is not deterministic on CUDA.
         return self.feature_map(volumes).mean(dim=(2, 3, 4))
-
-
-def _exchange_norms(module: nn.Module, norm: str) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm3d) and norm != "batch":
-            setattr(module, name, _norm(norm, child.num_features))
-        else:
-            _exchange_norms(child, norm)
-
-
-def _norm(norm: str, channels: int) -> nn.Module:
-    if norm == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
-    return group_norm(channels)
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups (Wu & He 2018) of at least 4 channels."""
-    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
 
 
 def initialised(architecture: Architecture, seed: int) -> Encoder:

@@ -1,0 +1,66 @@
+"""The residual network is the one of MONAI: the same names and initial weights to the bit, the same features and gradients."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from neurorad.encoder import LAYERS, Architecture, initialised
+from neurorad.resnet import ResNet
+
+
+def both(name: str, width: int, stem_stride: int, stem_pool: bool) -> tuple[nn.Module, nn.Module]:
+    from monai.networks.nets.resnet import ResNet as Reference
+
+    block, depths = LAYERS[name]
+    torch.manual_seed(0)
+    ours = ResNet(block, depths, width, 4, stem_stride, stem_pool, nn.BatchNorm3d)
+    torch.manual_seed(0)
+    reference = Reference(
+        block,
+        list(depths),
+        [width * factor for factor in (1, 2, 4, 8)],
+        n_input_channels=4,
+        conv1_t_stride=stem_stride,
+        no_max_pool=not stem_pool,
+        bias_downsample=False,
+        feed_forward=False,
+    )
+    return ours, reference
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("stem_stride", "stem_pool"), [(1, True), (2, False)])
+def test_weights_features_and_gradients_are_those_of_monai(name, stem_stride, stem_pool):
+    ours, reference = both(name, 4, stem_stride, stem_pool)
+    expected = reference.state_dict()
+    assert list(ours.state_dict()) == list(expected)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in ours.state_dict().items())
+    x = torch.randn(2, 4, 24, 16, 20, generator=torch.Generator().manual_seed(1))
+    features = [network(x) for network in (ours.train(), reference.train())]
+    pooled = features[0].mean(dim=(2, 3, 4))
+    assert pooled.shape == features[1].shape == (2, ours.dimension)
+    assert torch.allclose(pooled, features[1], rtol=0, atol=1e-6)
+    for output in (pooled, features[1]):
+        output.square().sum().backward()
+    for mine, theirs in zip(ours.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_no_tensor_depends_on_the_norm():
+    """All encoders of a seed start with the same convolutions, whichever norm follows them."""
+    kinds = [initialised(Architecture("resnet10", 4, 1, True, norm), 0).state_dict() for norm in ("batch", "group")]
+    convolutions = [key for key, tensor in kinds[0].items() if tensor.ndim == 5]
+    assert len(convolutions) == 1 + 4 * 2 + 3
+    assert all(torch.equal(kinds[0][key], kinds[1][key]) for key in convolutions)
+
+
+def test_commands_that_use_an_encoder_do_not_import_all_of_monai():
+    code = (
+        "import sys, neurorad.embedding.embed, neurorad.pretraining.outputs, neurorad.explanation.explain; "
+        "print([m for m in ('monai', 'torch._inductor', 'sklearn', 'ants') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
