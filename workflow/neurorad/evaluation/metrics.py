@@ -37,6 +37,21 @@ def auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None)
     return ratio(won, p.sum(-1) * q.sum(-1))
 
 
+def auc_same_stratum(
+    truth: np.ndarray, score: np.ndarray, strata: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """AUC over the pairs of a positive and a negative of one stratum: a score that only knows the site gets one half."""
+    w = weights_or_ones(len(truth), weights)
+    won, pairs = np.zeros(w.shape[:-1]), np.zeros(w.shape[:-1])
+    for stratum in np.unique(strata):
+        mine = strata == stratum
+        positive, negative = mine & (truth == 1), mine & (truth == 0)
+        p, q = w[..., positive], w[..., negative]
+        won = won + ((p @ _wins(score[positive], score[negative])) * q).sum(-1)
+        pairs = pairs + p.sum(-1) * q.sum(-1)
+    return ratio(won, pairs)
+
+
 @dataclass(frozen=True)
 class Estimate:
     value: float

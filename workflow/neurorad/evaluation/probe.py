@@ -228,6 +228,12 @@ def _worst_share(right: np.ndarray, groups: np.ndarray, weights: np.ndarray | No
     return np.min(shares, axis=0)
 
 
+def same_site_row(truth: np.ndarray, score: np.ndarray, sites: np.ndarray, counts: np.ndarray) -> dict[str, object]:
+    """AUC of pairs within one site: what is left of a pooled AUC when sites differ in prevalence."""
+    e = metrics.bootstrapped(metrics.auc_same_stratum, truth, score, sites, counts=counts)
+    return row("auc_same_site", e, "" if np.isfinite(e.value) else "not estimable: no site has both classes")
+
+
 def permutation_row(
     cell: Cell, x: np.ndarray, endpoint: Endpoint, count: int, random: np.random.Generator
 ) -> dict[str, object]:
@@ -284,6 +290,8 @@ def probe(
         caveats = join_notes(warning(int(truth.sum()), len(truth)), left_out)
         value = tested["label"].to_numpy(float)
         made = score_rows(truth, mean, value, counts)
+        if tested["cohort"].nunique() > 1:
+            made.append(same_site_row(truth, mean["score"], tested["cohort"].to_numpy(str), counts))
         made.append(permutation_row(cell, x, endpoint, replicates, random))
         if robust:
             made += robust_rows(truth, mean, tested["cohort"].to_numpy(str), counts)
