@@ -282,3 +282,32 @@ def test_what_was_not_estimable_alone_is_not_estimable_as_a_difference(tables, f
 
 def test_predictions_without_a_single_row_give_no_rows(tables, few_folds, known):
     assert compare([table.iloc[:0] for table in tables], few_folds, known, 0, 50) == []
+
+
+def test_every_objective_is_compared_with_the_base_and_the_ensemble_is_no_further_pair(predictions, few_folds, known):
+    strengths = {f"{m}-{o}-s0": 0.5 for m in ("byol", "moco", "ensemble") for o in ("base", "dro", "balanced")}
+    given = [table for encoder, strength in strengths.items() for table in predictions(encoder, strength)]
+    table = pd.DataFrame(compare(given, few_folds, known, 0, 30))
+    compared = set(table.loc[table["metric"] == "auc_difference", "encoder"])
+    assert compared == {
+        f"{m}-{o}-s0 minus {m}-base-s0" for m in ("byol", "moco", "ensemble") for o in ("dro", "balanced")
+    }
+    over_methods = table[table["metric"] == "auc_difference_over_methods"]
+    assert set(over_methods["objective"]) == {"dro", "balanced"}
+    assert over_methods["note"].str.startswith("2 pairs of encoders").all()
+    one = table[(table["metric"] == "auc_difference") & (table["protocol"] == "combined")]
+    assert len(one) == 2 * 6
+    np.testing.assert_allclose(one["p_holm"], multipletests(one["p"], method="holm")[1])
+    np.testing.assert_allclose(one["p_bh"], multipletests(one["p"], method="fdr_bh")[1])
+
+
+def test_folds_that_share_patients_widen_the_corrected_t(rows):
+    corrected = rows[rows["metric"] == "auc_difference_corrected"]
+    naive = rows[rows["metric"] == "auc_difference_over_folds"]
+    several = corrected["protocol"] != "leave_one_site_out"
+    np.testing.assert_allclose(corrected["value"], naive["value"])
+    tested = several.to_numpy() & (naive["test"] == "paper's rule: paired t").to_numpy()
+    assert tested.sum() >= 4
+    assert (corrected["p"].to_numpy()[tested] > naive["p"].to_numpy()[tested]).all()
+    assert corrected.loc[~several, "p"].isna().all()
+    assert corrected.loc[~several, "note"].str.contains("not estimable").all()

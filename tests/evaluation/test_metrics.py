@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from lifelines.utils import concordance_index
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm, spearmanr, t, ttest_1samp
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -12,6 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from neurorad.evaluation import metrics
 
@@ -253,3 +254,48 @@ def test_holm_is_that_of_statsmodels_and_ignores_missing_tests(seed):
     found = metrics.holm(gaps)
     assert np.isnan(found[np.isnan(gaps)]).all()
     np.testing.assert_allclose(found[np.isfinite(gaps)], multipletests(p, method="holm")[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_benjamini_hochberg_is_that_of_statsmodels_and_ignores_missing_tests(seed):
+    p = np.round(np.random.default_rng(seed).random(12) ** 3, 3)
+    np.testing.assert_allclose(metrics.benjamini_hochberg(p), multipletests(p, method="fdr_bh")[1])
+    found = metrics.benjamini_hochberg(np.insert(p, [0, 7], np.nan))
+    np.testing.assert_allclose(found[np.isfinite(found)], multipletests(p, method="fdr_bh")[1])
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 12), (7, 12), (12, 12), (190, 200)])
+def test_wilsons_interval_is_that_of_statsmodels(hits, n):
+    assert metrics.wilson(hits, n) == pytest.approx(proportion_confint(hits, n, method="wilson"), abs=1e-12)
+
+
+def test_the_corrected_t_is_its_formula_and_wider_than_the_naive_one():
+    differences = np.random.default_rng(0).normal(0.05, 0.1, 15)
+    e = metrics.corrected_t(differences, 1 / 4)
+    error = np.sqrt((1 / 15 + 1 / 4) * differences.var(ddof=1))
+    assert e.p == pytest.approx(2 * t.sf(abs(differences.mean()) / error, 14))
+    assert e.ci_high - e.ci_low == pytest.approx(2 * t.ppf(0.975, 14) * error)
+    assert e.p > ttest_1samp(differences, 0).pvalue
+    assert metrics.corrected_t(differences, 0).p == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert metrics.corrected_t(np.zeros(5), 0.25).p == 1
+    assert np.isnan(metrics.corrected_t(np.array([0.1]), 0.25).p)
+
+
+def test_an_auc_within_strata_ignores_what_lies_between_them():
+    truth, score = sample(4, n=80)
+    strata = np.arange(80) % 2
+    shifted = score + 100 * strata * truth.mean()
+    same = metrics.auc_same_stratum(truth, shifted, strata)
+    assert float(same) == pytest.approx(float(metrics.auc_same_stratum(truth, score, strata)))
+    assert float(metrics.auc_same_stratum(truth, score, np.zeros(80))) == pytest.approx(roc_auc_score(truth, score))
+    assert np.isnan(float(metrics.auc_same_stratum(truth, score, truth)))
+    counts = metrics.bootstrap_counts(80, 6, np.random.default_rng(0))
+    for value, row in zip(metrics.auc_same_stratum(truth, score, strata, counts), counts.astype(int), strict=True):
+        repeated = [np.repeat(a, row) for a in (truth, score, strata)]
+        assert value == pytest.approx(float(metrics.auc_same_stratum(*repeated)))
+
+
+def test_a_roc_curve_bounds_the_auc_from_above_as_well():
+    truth, score = np.array([1.0, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1])
+    with pytest.raises(ArithmeticError, match="does not go with sensitivity 0.5000 and specificity 0.5000"):
+        metrics.check_threshold(truth, score, np.array([True, False, True, False]))

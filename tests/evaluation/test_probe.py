@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
+from scipy.special import logit
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -20,20 +22,11 @@ from sklearn.metrics import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from neurorad.evaluation.classifier import PENALTIES, STRENGTHS, fit_classifier, fit_regressor, youden_threshold
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import TRAINED_ONLY, deal
 from neurorad.evaluation.linear import balanced_weights
-from neurorad.evaluation.probe import (
-    CLASSIFICATION,
-    PENALTIES,
-    REGRESSION,
-    STRENGTHS,
-    cross_validate,
-    fit_classifier,
-    fit_regressor,
-    probe,
-    youden_threshold,
-)
+from neurorad.evaluation.probe import CLASSIFICATION, REGRESSION, cross_validate, probe
 from neurorad.seeds import generator
 
 N = 90
@@ -137,7 +130,8 @@ def test_the_features_of_a_tested_patient_change_no_other_prediction_of_its_fold
             own = (np.arange(len(rows)) == victim)[tested]
             for name in before:
                 assert np.array_equal(before[name][repeat, same & ~own], after[name][repeat, same & ~own])
-                assert before[name][repeat, own] != after[name][repeat, own]
+                # A conformal p-value may stay at its limit of 1 or 1 / (1 + n).
+                assert name.startswith("p_") or before[name][repeat, own] != after[name][repeat, own]
             # The control: models that were trained on the patient do change.
             if protocol != "leave_one_site_out":
                 assert (before["score"][repeat, ~same] != after["score"][repeat, ~same]).any()
@@ -182,7 +176,8 @@ def test_every_number_of_a_row_follows_from_the_predictions(study, known):
     keys = ["endpoint", "protocol", "site"]
     assert len(predictions.groupby(keys)) == 14
     for where, part in predictions.groupby(keys):
-        mine = {r["metric"]: r for r in rows if tuple(r[k] for k in keys) == where}
+        all_of_it = [r for r in rows if tuple(r[k] for k in keys) == where]
+        mine = {r["metric"]: r for r in all_of_it if r["metric"] not in ("auc_at_cutoff", "auc_permutation")}
         truth, margin, score = part["label"], part["margin"], part["score"]
         expected = {
             "auc": roc_auc_score(truth, score),
@@ -193,16 +188,39 @@ def test_every_number_of_a_row_follows_from_the_predictions(study, known):
             "average_precision": average_precision_score(truth, score),
             "brier": brier_score_loss(truth, part["probability"]),
         }
+        fitted = sm.GLM(truth, sm.add_constant(logit(part["probability"])), family=sm.families.Binomial()).fit()
+        expected["calibration_slope"] = fitted.params.iloc[1]
+        offset = sm.GLM(
+            truth, np.ones(len(part)), family=sm.families.Binomial(), offset=logit(part["probability"])
+        ).fit()
+        expected["calibration_intercept"] = offset.params.iloc[0]
+        if where[1] == "combined":
+            won = [
+                (p.score > q.score) + 0.5 * (p.score == q.score)
+                for p in part[truth == 1].itertuples()
+                for q in part[truth == 0].itertuples()
+                if p.cohort == q.cohort
+            ]
+            expected["auc_same_site"] = np.mean(won)
         if where[0] == "ki67":
             value = part.merge(whole.patients, on=["cohort", "patient"])["ki67"]
             expected["spearman"] = spearmanr(value, part["predicted"]).statistic
             expected["mae"] = mean_absolute_error(value, part["predicted"])
             assert (truth == (value >= 10).to_numpy()).all()
+            swept = {r["at"]: r for r in all_of_it if r["metric"] == "auc_at_cutoff"}
+            assert list(swept) == [5, 10, 15, 20, 30]
+            for at, r in swept.items():
+                positive = value >= at
+                assert r["n_positive"] == positive.sum()
+                if min(positive.sum(), (~positive).sum()) >= 5:
+                    assert r["value"] == pytest.approx(roc_auc_score(positive, part["predicted"]))
+                else:
+                    assert np.isnan(r["value"]) and "not estimable" in r["note"]
         else:
             assert part["predicted"].isna().all()
         assert {name: r["value"] for name, r in mine.items()} == pytest.approx(expected, abs=1e-9)
         for r in mine.values():
-            assert r["ci_low"] <= r["value"] <= r["ci_high"]
+            assert r["ci_low"] <= r["value"] <= r["ci_high"], r
             assert (r["n"], r["n_positive"]) == (len(part), truth.sum())
         repeats = [name for name in part if name.startswith("score_r")]
         np.testing.assert_allclose(part[repeats].dropna(axis=1).mean(axis=1), score)
@@ -355,3 +373,83 @@ def test_only_declared_endpoints_are_probed(study, known):
     whole = study({"a": N}, mgmt=y, tert=1 - y, idh1=0, diagnosis="Glioblastoma", os_days=9, event=y)
     rows, _, _ = probe(whole.embeddings(x), whole.folds(), {"tert": known["tert"]}, replicates=20)
     assert {r["endpoint"] for r in rows} == {"tert"}
+
+
+def test_what_an_image_adds_to_age_and_sex_is_told_on_the_patients_whose_age_is_known(study, known):
+    random = np.random.default_rng(20)
+    y = (random.random(N) < 0.4).astype(float)
+    age = np.column_stack([60 - 10 * y + random.normal(0, 10, N), random.random(N) < 0.5])
+    image = random.normal(size=(N, 8))
+    image[:, 2] += 1.5 * y
+    copy = np.column_stack([age[:, 0] + random.normal(0, 3, N), random.normal(size=(N, 4))])
+    whole = study(mgmt=y)
+    folds = whole.folds(repeats=2)
+    gaps = whole.table(age, "clinical").drop(index=range(0, 30, 3))
+    clinical = Embeddings([gaps], "clinical")
+    told = {}
+    for name, x in (("new", image), ("copy", copy)):
+        rows, predictions, _ = probe(whole.embeddings(x), folds, known, 0, 50, clinical)
+        mine = predictions[predictions["protocol"] == "combined"]
+        assert mine["clinical"].isna().sum() == mine["with_clinical"].isna().sum() == 10
+        kept = mine.dropna(subset=["clinical"])
+        for metric, column in (("auc_clinical", "clinical"), ("auc_with_clinical", "with_clinical")):
+            row = found(rows, metric)
+            assert row["value"] == pytest.approx(roc_auc_score(kept["label"], kept[column]))
+            assert row["n"] == 80 and "10 patients without age or sex left out" in row["note"]
+        added = found(rows, "auc_added")
+        assert added["value"] == pytest.approx(
+            found(rows, "auc_with_clinical")["value"] - found(rows, "auc_clinical")["value"]
+        )
+        told[name] = added
+    assert told["new"]["ci_low"] > 0 and told["new"]["p"] < 0.01
+    assert told["copy"]["p"] > 0.05 and abs(told["copy"]["value"]) < 0.06
+
+
+def test_the_robust_probe_does_better_for_the_group_that_the_majority_outvotes(study, known):
+    """In the large sites feature 0 tells the class; in the small one it points the other way, and only feature 1 tells."""
+    random = np.random.default_rng(3)
+    sites = {"east": 120, "north": 100, "west": 24}
+    n = sum(sites.values())
+    y = (random.random(n) < 0.5).astype(float)
+    small = np.arange(n) >= 220
+    x = random.normal(size=(n, 3))
+    x[:, 0] = x[:, 0] * 0.4 + np.where(small, -1.5, 1.5) * (2 * y - 1)
+    x[:, 1] = x[:, 1] * 0.7 + 0.9 * (2 * y - 1)
+    whole = study(sites, mgmt=y)
+    rows, predictions, _ = probe(whole.embeddings(x), whole.folds(), known, 0, 50, robust=True)
+    linear, robust = found(rows, "worst_group_accuracy"), found(rows, "robust_worst_group_accuracy")
+    assert linear["value"] < 0.35 and robust["value"] > linear["value"] + 0.3
+    assert found(rows, "robust_auc_difference")["value"] == pytest.approx(
+        found(rows, "robust_auc")["value"] - found(rows, "auc")["value"]
+    )
+    west = predictions[(predictions["protocol"] == "combined") & (predictions["cohort"] == "west")]
+    right = (west["margin"] >= 0) == (west["label"] == 1)
+    assert linear["value"] == pytest.approx(right.groupby(west["label"]).mean().min())
+
+
+def test_the_number_of_patients_of_every_row_is_that_of_the_folds(study, known):
+    """Patients without a label are in no cell, a site of 3 is not estimable, and nobody else is lost."""
+    random = np.random.default_rng(1)
+    sites = {"a": 40, "b": 30, "c": 3}
+    y = (random.random(73) < 0.5).astype(float)
+    y[::7] = np.nan
+    whole = study(sites, mgmt=y, tert=np.nan)
+    rows, _, _ = probe(whole.embeddings(random.normal(size=(73, 90))), whole.folds(), known, replicates=20)
+    expected = {site: int(np.isfinite(y[whole.site == site]).sum()) for site in sites}
+    for r in rows:
+        site = r["site"].split("->")[-1]
+        assert r["n"] == (sum(expected.values()) if site == "all" else expected[site])
+        if site == "c":
+            assert np.isnan(r["value"]) and "not estimable" in r["note"]
+    assert {r["endpoint"] for r in rows} == {"mgmt"}
+
+
+def test_tied_features_and_labels_of_one_class_end_in_numbers_or_reasons(study, known):
+    y, _ = planted(21)
+    tied = np.column_stack([np.round(y), np.zeros(N), np.arange(N) % 2])
+    whole = study(mgmt=y, idh1=1, ki67=10)
+    rows, _, _ = probe(whole.embeddings(tied), whole.folds(), known, replicates=20)
+    assert found(rows, "auc")["value"] == 1
+    assert found(rows, "calibration_slope")["note"].startswith("not estimable")
+    for endpoint in ("idh1", "ki67"):
+        assert "not estimable: 0 negatives of 90" in found(rows, "auc", endpoint=endpoint)["note"]

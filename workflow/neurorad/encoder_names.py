@@ -1,7 +1,7 @@
 """Names of encoders: `{method}-{objective}-s{seed}`, such as `byol-dro-s0`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from neurorad.problems import InputError
@@ -15,6 +15,22 @@ def encoder_names(pretraining: Mapping[str, Any]) -> list[str]:
         for objective in pretraining["objectives"]
         for seed in pretraining["seeds"]
     ]
+
+
+ENSEMBLE = "ensemble"
+"""Method of the L2-normalised concatenation of all methods' embeddings under one objective and seed."""
+
+
+def ensemble_names(pretraining: Mapping[str, Any]) -> list[str]:
+    """The ensembles of the config's `pretraining` block; none if it has a single method."""
+    if len(pretraining["methods"]) < 2:
+        return []
+    return encoder_names({**pretraining, "methods": [ENSEMBLE]})
+
+
+def members(ensemble: str, methods: Iterable[str]) -> list[str]:
+    """The encoders that an ensemble joins, in the order of the methods: `ensemble-dro-s0` joins `byol-dro-s0`, ..."""
+    return [ensemble.replace(ENSEMBLE, method, 1) for method in methods]
 
 
 def encoder_parts(encoder: str) -> tuple[str, str, int]:

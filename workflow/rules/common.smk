@@ -170,6 +170,22 @@ def encoder_flags(wildcards):
     return f"--encoder {shlex.quote(encoder_folder(wildcards.encoder))}"
 
 
+# Evaluation
+
+
+def clinical_embeddings(wildcards):
+    """Age and sex, which every other encoder's probe is set beside."""
+    if wildcards.encoder == "clinical" or "clinical" not in BASELINES:
+        return []
+    return expand("results/embeddings/clinical/{cohort}.parquet", cohort=TEST)
+
+
+def probe_flags(wildcards, input):
+    clinical = [f"--clinical {' '.join(map(shlex.quote, input.clinical))}"] if input.clinical else []
+    robust = ["--robust"] if "robust" in EVALUATION.get("probes", []) else []
+    return " ".join([*clinical, *robust])
+
+
 # Reporting
 
 EVALUATED = ENCODERS + BASELINES

@@ -26,6 +26,7 @@ rule folds:
 rule probe:
     input:
         embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        clinical=clinical_embeddings,
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
     output:
@@ -41,9 +42,11 @@ rule probe:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        flags=probe_flags,
     shell:
         "neurorad probe --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
-        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output.rows:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} {params.flags}"
+        " --out {output.rows:q}"
         " --predictions {output.predictions:q} --coefficients {output.coefficients:q} 2> >(tee {log:q} >&2)"
 
 

@@ -65,7 +65,8 @@ def _add_probe(verbs: argparse._SubParsersAction) -> None:
         "probe",
         "linear probes of one encoder, every endpoint and protocol",
         "Standardisation, PCA, penalty and threshold are learned inside the training folds. AUC has a DeLong interval,\n"
-        "the other metrics a patient bootstrap. What cannot be estimated is a row that says why.",
+        "the other metrics a patient bootstrap. What cannot be estimated is a row that says why. With --clinical, what\n"
+        "the image adds to age and sex; with --robust, the same probe under Group-DRO over class x site.",
         "neurorad probe --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
         "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/probe/byol-dro-s0.parquet\n"
@@ -77,6 +78,8 @@ def _add_probe(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument(
         "--coefficients", required=True, type=Path, metavar="PARQUET", help="one linear layer an endpoint"
     )
+    verb.add_argument("--clinical", nargs="+", type=Path, metavar="PARQUET", help="age and sex, one a test cohort")
+    verb.add_argument("--robust", action="store_true", help="the probe under Group-DRO over class x site as well")
     verb.set_defaults(run=run_probe)
 
 
@@ -195,15 +198,15 @@ def _read_folds(path: Path) -> Any:
     return check_folds(_read([path], "--folds", ())[0])
 
 
-def _read_embeddings(args: argparse.Namespace) -> Any:
+def _read_embeddings(paths: list[Path], encoder: str, flag: str = "--embeddings") -> Any:
     from neurorad.encoder_names import encoder_parts
     from neurorad.evaluation.features import Embeddings
 
-    encoder_parts(args.encoder)
-    tables = _read(args.embeddings, "--embeddings", ("cohort", "scan", "patient"))
-    for path, table in zip(sorted(args.embeddings), tables, strict=True):
-        _check_encoder(path, table, args.encoder)
-    return Embeddings(tables, args.encoder)
+    encoder_parts(encoder)
+    tables = _read(paths, flag, ("cohort", "scan", "patient"))
+    for path, table in zip(sorted(paths), tables, strict=True):
+        _check_encoder(path, table, encoder)
+    return Embeddings(tables, encoder)
 
 
 def _check_encoder(path: Path, table: Any, encoder: str) -> None:
@@ -253,9 +256,14 @@ def run_probe(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    stamp, folds, embeddings = (
+        _stamp(args.leakage),
+        _read_folds(args.folds),
+        _read_embeddings(args.embeddings, args.encoder),
+    )
+    clinical = _read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
     known = endpoints_of(folds, endpoints())
-    rows, predictions, coefficients = probe(embeddings, folds, known, args.seed, args.bootstrap)
+    rows, predictions, coefficients = probe(embeddings, folds, known, args.seed, args.bootstrap, clinical, args.robust)
     write_table(args.predictions, predictions)
     write_table(args.coefficients, coefficients)
     write_table(args.out, tidy(rows, stamp, args.encoder))
@@ -269,7 +277,11 @@ def run_survival(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    stamp, folds, embeddings = (
+        _stamp(args.leakage),
+        _read_folds(args.folds),
+        _read_embeddings(args.embeddings, args.encoder),
+    )
     patients = _read_patients(args.patients)
     rows, predictions, curves, coefficients = survival(
         embeddings, folds, patients, endpoints_of(folds, endpoints()), args.seed, args.bootstrap
@@ -286,7 +298,11 @@ def run_invariance(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = _stamp(args.leakage), _read_folds(args.folds), _read_embeddings(args)
+    stamp, folds, embeddings = (
+        _stamp(args.leakage),
+        _read_folds(args.folds),
+        _read_embeddings(args.embeddings, args.encoder),
+    )
     rows, places = invariance(embeddings, folds, args.seed, args.bootstrap)
     write_table(args.coordinates, places)
     write_table(args.out, tidy(rows, stamp, args.encoder))

@@ -1,4 +1,5 @@
-"""+DRO against its base: paired differences on the same patients, with what multiplicity leaves of them."""
+"""+DRO, and every other objective, against its base: paired differences on the same patients, and what multiplicity
+leaves of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import shapiro, ttest_rel, wilcoxon
 
-from neurorad.encoder_names import encoder_parts
+from neurorad.encoder_names import ENSEMBLE, encoder_parts
 from neurorad.endpoints import Endpoint, binary
 from neurorad.evaluation import metrics, probe, survival
 from neurorad.evaluation.folds import TRAINED_ONLY, Cell, cells
@@ -99,11 +100,12 @@ def compare(
     seed: int = 0,
     replicates: int = 500,
 ) -> list[dict[str, Any]]:
-    """Rows with `p`, `p_holm` and `test` beside the tidy columns; a positive value means that +DRO is better.
+    """Rows with `p`, `p_holm`, `p_bh` and `test` beside the tidy columns; a positive value means that +DRO is better.
 
-    Metrics: `auc_difference` (paired DeLong; `p_holm` over all endpoints, sites and methods of the protocol),
-    `auc_difference_bootstrap` (patients resampled), `auc_difference_over_folds` and `auc_difference_over_methods` (the
-    paper's rule, reproduced), `c_index_difference` (patients resampled, Holm likewise).
+    Metrics: `auc_difference` (paired DeLong; `p_holm` and `p_bh` over all endpoints, sites, methods and objectives of
+    the protocol), `auc_difference_bootstrap` (patients resampled), `auc_difference_corrected` (folds and repeats, with
+    the variance of Nadeau and Bengio), `auc_difference_over_folds` and `auc_difference_over_methods` (the paper's rule,
+    reproduced), `c_index_difference` (patients resampled, adjusted likewise). The base is compared with each objective.
 
     Args:
         predictions: of the probe (column score) and of survival (column risk), in any order.
@@ -119,10 +121,12 @@ def compare(
     if not rows:
         return []
     table = pd.DataFrame(rows)
-    table["p_holm"] = np.nan
+    table[["p_holm", "p_bh"]] = np.nan
     for metric in ("auc_difference", "c_index_difference"):
         for _, part in table[table["metric"] == metric].groupby("protocol", sort=False):
-            table.loc[part.index, "p_holm"] = metrics.holm(part["p"].to_numpy(float))
+            p = part["p"].to_numpy(float)
+            table.loc[part.index, "p_holm"] = metrics.holm(p)
+            table.loc[part.index, "p_bh"] = metrics.benjamini_hochberg(p)
     table[["n_positive", "n_events"]] = table.reindex(columns=["n_positive", "n_events"]).astype("Int64")
     return table.to_dict("records")
 
@@ -169,6 +173,7 @@ def _probe_rows(
         rows.append({**first, **_row("auc_difference_bootstrap", resampled, "patient bootstrap", caveat)})
         by_fold = np.stack([fold_aucs(cell, truth, new), fold_aucs(cell, truth, base)])
         by_fold = by_fold[:, np.isfinite(by_fold).all(axis=0)]
+        rows.append({**first, **_corrected_row(cell, by_fold[0] - by_fold[1])})
         p, test = paper_rule(*by_fold)
         value = float(np.diff(by_fold[::-1], axis=0).mean()) if by_fold.shape[1] else np.nan
         note = (
@@ -176,7 +181,9 @@ def _probe_rows(
         )
         e = metrics.Estimate(value, np.nan, np.nan, p)
         rows.append({**first, **_row("auc_difference_over_folds", e, test, note)})
-        means.append((first["objective"], *(float(metrics.auc(truth, score)) for score in scores)))
+        if first["method"] != ENSEMBLE:
+            # The ensemble is made of the others: it is no further pair.
+            means.append((first["objective"], *(float(metrics.auc(truth, score)) for score in scores)))
     for objective in dict.fromkeys(name for name, _, _ in means):
         new, base = np.array([(a, b) for name, a, b in means if name == objective]).T
         p, test = paper_rule(new, base)
@@ -187,6 +194,17 @@ def _probe_rows(
         row = {**names, **where, "n_positive": int(truth.sum()), **_row("auc_difference_over_methods", e, test, note)}
         rows.append(row)
     return rows
+
+
+def _corrected_row(cell: Cell, differences: np.ndarray) -> dict[str, Any]:
+    """Folds of all repeats; leave-one-site-out has a single fold, whose spread nobody knows."""
+    test = "Nadeau-Bengio corrected t"
+    drawn = int(cell.patients["fold"].nunique())
+    if len(differences) < 2:
+        e = metrics.Estimate(float(differences.mean()) if len(differences) else np.nan, np.nan, np.nan)
+        return _row("auc_difference_corrected", e, test, f"p not estimable: {len(differences)} folds")
+    e = metrics.corrected_t(differences, 1 / (drawn - 1))
+    return _row("auc_difference_corrected", e, test, f"{len(differences)} folds of {len(cell.assignments())} repeats")
 
 
 def _auc_difference(

@@ -70,3 +70,11 @@ class Embeddings:
         patients = kept.patients[["cohort", "patient", "scan"]].itertuples(index=False, name=None)
         index = [self.rows[key] for key in patients]
         return kept, self.matrix[index], note
+
+    def of(self, patients: pd.DataFrame) -> np.ndarray:
+        """Features `[n, d]` of patients (columns cohort, patient, scan); NaN for those without."""
+        found = np.full((len(patients), len(self.columns)), np.nan)
+        for i, key in enumerate(patients[["cohort", "patient", "scan"]].itertuples(index=False, name=None)):
+            if key in self.rows:
+                found[i] = self.matrix[self.rows[key]]
+        return found

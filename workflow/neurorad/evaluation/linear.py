@@ -65,7 +65,13 @@ def balanced_weights(y: np.ndarray) -> np.ndarray:
     return np.where(y == 1, len(y) / (2 * max(y.sum(), 1)), len(y) / (2 * max((1 - y).sum(), 1)))
 
 
-def logistic(z: np.ndarray, y: np.ndarray, weights: np.ndarray, strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def logistic(
+    z: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    strengths: np.ndarray,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Ridge-penalised logistic regressions, several at once, by Newton's method.
 
     Each minimises sum_i w_i log(1 + exp(-s_i (b + z_i a))) + |a|^2 / (2 C), s_i = +-1; the intercept is free. This is
@@ -75,6 +81,7 @@ def logistic(z: np.ndarray, y: np.ndarray, weights: np.ndarray, strengths: np.nd
         z: `[n, k]`.
         y, weights: `[n]`, or `[m, n]` for m regressions with their own labels.
         strengths: C, `[m]`, larger is freer.
+        start: coefficients and intercepts to begin from, as returned; zeros if None.
 
     Returns:
         Coefficients `[m, k]`, intercepts `[m]`.
@@ -84,7 +91,7 @@ def logistic(z: np.ndarray, y: np.ndarray, weights: np.ndarray, strengths: np.nd
         [np.zeros((len(strengths), 1)), np.repeat(1 / strengths[:, None], z.shape[1], axis=1)], axis=1
     )
     y, weights = np.atleast_2d(y), np.atleast_2d(weights)
-    beta = np.zeros_like(ridge)
+    beta = np.zeros_like(ridge) if start is None else np.concatenate([start[1][:, None], start[0]], axis=1)
 
     def loss(candidate: np.ndarray) -> np.ndarray:
         logit = candidate @ design.T

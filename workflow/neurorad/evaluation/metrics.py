@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm, rankdata
+from scipy.stats import t as t_distribution
 
 LEVEL = 0.95
 Z = float(norm.ppf(0.5 + LEVEL / 2))
 
 
-def _weights(n: int, weights: np.ndarray | None) -> np.ndarray:
+def weights_or_ones(n: int, weights: np.ndarray | None) -> np.ndarray:
     return np.ones(n) if weights is None else np.asarray(weights, dtype=float)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
 
@@ -30,10 +31,25 @@ def _wins(score: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting one half."""
-    w, positive = _weights(len(truth), weights), truth == 1
+    w, positive = weights_or_ones(len(truth), weights), truth == 1
     p, q = w[..., positive], w[..., ~positive]
     won = ((p @ _wins(score[positive], score[~positive])) * q).sum(-1)
-    return _ratio(won, p.sum(-1) * q.sum(-1))
+    return ratio(won, p.sum(-1) * q.sum(-1))
+
+
+def auc_same_stratum(
+    truth: np.ndarray, score: np.ndarray, strata: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """AUC over the pairs of a positive and a negative of one stratum: a score that only knows the site gets one half."""
+    w = weights_or_ones(len(truth), weights)
+    won, pairs = np.zeros(w.shape[:-1]), np.zeros(w.shape[:-1])
+    for stratum in np.unique(strata):
+        mine = strata == stratum
+        positive, negative = mine & (truth == 1), mine & (truth == 0)
+        p, q = w[..., positive], w[..., negative]
+        won = won + ((p @ _wins(score[positive], score[negative])) * q).sum(-1)
+        pairs = pairs + p.sum(-1) * q.sum(-1)
+    return ratio(won, pairs)
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,8 @@ def paired_delong(truth: np.ndarray, score: np.ndarray, against: np.ndarray) -> 
 
 def sensitivity(truth: np.ndarray, called: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Share of positives that are called positive (`called` boolean)."""
-    w = _weights(len(truth), weights)
-    return _ratio(w @ ((truth == 1) & called), w @ (truth == 1))
+    w = weights_or_ones(len(truth), weights)
+    return ratio(w @ ((truth == 1) & called), w @ (truth == 1))
 
 
 def specificity(truth: np.ndarray, called: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -106,10 +122,11 @@ def balanced_accuracy(truth: np.ndarray, called: np.ndarray, weights: np.ndarray
 
 
 def check_threshold(truth: np.ndarray, score: np.ndarray, called: np.ndarray) -> None:
-    """Refuse a balanced accuracy that no ROC curve allows.
+    """Refuse a sensitivity and specificity that the score's ROC curve does not allow.
 
     The ROC curve of `score` passes through (1 - specificity, sensitivity) and never falls, so
-    AUC >= sensitivity x specificity >= 2 x balanced accuracy - 1, whenever `called` is `score` cut at one threshold.
+    2 x balanced accuracy - 1 <= sensitivity x specificity <= AUC <= 1 - (1 - sensitivity) x (1 - specificity)
+    whenever `called` is `score` cut at one threshold.
 
     Raises:
         ArithmeticError: it does not hold: `called` does not come from `score` and one threshold, or a metric is wrong.
@@ -117,38 +134,41 @@ def check_threshold(truth: np.ndarray, score: np.ndarray, called: np.ndarray) ->
     area, accuracy = float(auc(truth, score)), float(balanced_accuracy(truth, called))
     if area < 2 * accuracy - 1 - 1e-9:
         raise ArithmeticError(f"AUC {area:.4f} < 2 x balanced accuracy {accuracy:.4f} - 1")
+    found, spared = float(sensitivity(truth, called)), float(specificity(truth, called))
+    if not found * spared - 1e-9 <= area <= 1 - (1 - found) * (1 - spared) + 1e-9:
+        raise ArithmeticError(f"AUC {area:.4f} does not go with sensitivity {found:.4f} and specificity {spared:.4f}")
 
 
 def brier(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Mean squared distance of the probability from the outcome (0 best)."""
-    w = _weights(len(truth), weights)
-    return _ratio(w @ (probability - truth) ** 2, w.sum(-1))
+    w = weights_or_ones(len(truth), weights)
+    return ratio(w @ (probability - truth) ** 2, w.sum(-1))
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Sum over thresholds of (recall gained) x precision, tied scores entering together (scikit-learn's definition)."""
-    w = _weights(len(truth), weights)
+    w = weights_or_ones(len(truth), weights)
     order = np.argsort(-score, kind="stable")
     last_of_tie = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])
     hits = np.cumsum((w * truth)[..., order], axis=-1)[..., last_of_tie]
     drawn = np.cumsum(w[..., order], axis=-1)[..., last_of_tie]
     gained = np.diff(hits, axis=-1, prepend=0)
     precision = np.divide(hits, drawn, out=np.zeros_like(hits), where=drawn > 0)
-    return _ratio((gained * precision).sum(-1), hits[..., -1])
+    return ratio((gained * precision).sum(-1), hits[..., -1])
 
 
 def spearman(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Rank correlation: Pearson's on midranks within the drawn patients."""
-    w = _weights(len(truth), weights)
+    w = weights_or_ones(len(truth), weights)
     a, b = (w @ _wins(values, values).T for values in (truth, score))
     total = w.sum(-1, keepdims=True)
     a, b = (ranks - (w * ranks).sum(-1, keepdims=True) / total for ranks in (a, b))
-    return _ratio((w * a * b).sum(-1), np.sqrt((w * a * a).sum(-1) * (w * b * b).sum(-1)))
+    return ratio((w * a * b).sum(-1), np.sqrt((w * a * a).sum(-1) * (w * b * b).sum(-1)))
 
 
 def mean_absolute_error(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    w = _weights(len(truth), weights)
-    return _ratio(w @ np.abs(truth - predicted), w.sum(-1))
+    w = weights_or_ones(len(truth), weights)
+    return ratio(w @ np.abs(truth - predicted), w.sum(-1))
 
 
 def comparable(days: np.ndarray, event: np.ndarray, strata: np.ndarray | None = None) -> np.ndarray:
@@ -164,9 +184,9 @@ def harrell_c(pairs: np.ndarray, risk: np.ndarray, weights: np.ndarray | None = 
     Args:
         pairs: of `comparable`. risk: `[n]`, higher dies earlier.
     """
-    w = _weights(len(risk), weights)
+    w = weights_or_ones(len(risk), weights)
     concordant = pairs * _wins(risk, risk)
-    return _ratio(((w @ concordant) * w).sum(-1), ((w @ pairs.astype(float)) * w).sum(-1))
+    return ratio(((w @ concordant) * w).sum(-1), ((w @ pairs.astype(float)) * w).sum(-1))
 
 
 def bootstrap_counts(n: int, replicates: int, random: np.random.Generator) -> np.ndarray:
@@ -194,3 +214,42 @@ def holm(p: np.ndarray) -> np.ndarray:
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p-values that control the false discovery rate (Benjamini and Hochberg 1995); NaN as in `holm`."""
+    p = np.asarray(p, dtype=float)
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1)
+    return adjusted
+
+
+def corrected_t(differences: np.ndarray, test_share: float) -> Estimate:
+    """Mean of cross-validated differences with the corrected resampled t-test (Nadeau and Bengio 2003).
+
+    Folds share training patients, so the variance of the mean is not s^2 / J but (1 / J + n_test / n_train) s^2.
+
+    Args:
+        differences: `[J]`, one a fold and repeat. test_share: n_test / n_train of a fold, 1 / (folds - 1).
+    """
+    count, value = len(differences), float(np.mean(differences)) if len(differences) else np.nan
+    if count < 2:
+        return Estimate(value, np.nan, np.nan)
+    error = float(np.sqrt((1 / count + test_share) * np.var(differences, ddof=1)))
+    if error < 1e-12:
+        return Estimate(value, value, value, 1.0 if abs(value) < 1e-12 else np.nan)
+    half = float(t_distribution.ppf((1 + LEVEL) / 2, count - 1)) * error
+    return Estimate(value, value - half, value + half, float(2 * t_distribution.sf(abs(value) / error, count - 1)))
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion (Wilson 1927)."""
+    if n == 0:
+        return np.nan, np.nan
+    share, z2 = hits / n, Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return float(max(centre - half, 0)), float(min(centre + half, 1))

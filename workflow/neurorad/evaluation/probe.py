@@ -3,26 +3,23 @@
 Everything that is learned (means, components, penalty, threshold) is learned inside the training folds.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit
 
 from neurorad.endpoints import Endpoint, binary
 from neurorad.evaluation import metrics
+from neurorad.evaluation.added_value import nested_logits
+from neurorad.evaluation.calibration import calibration_intercept, calibration_slope
+from neurorad.evaluation.classifier import fit_classifier, fit_regressor
+from neurorad.evaluation.conformal import class_p_values
 from neurorad.evaluation.features import Embeddings
-from neurorad.evaluation.folds import POOLED, TRAINED_ONLY, Cell, cells, deal
-from neurorad.evaluation.linear import Projection, balanced_weights, logistic, project, ridge
-from neurorad.evaluation.tidy import join_notes, shortage, warning
+from neurorad.evaluation.folds import POOLED, TRAINED_ONLY, Cell, cells
+from neurorad.evaluation.permutation import permutation_test
+from neurorad.evaluation.robust import small_groups_joined
+from neurorad.evaluation.tidy import NEEDED, join_notes, shortage, warning
 from neurorad.seeds import generator
 
-STRENGTHS = 10.0 ** np.arange(-2, 4)
-"""Grid of the inverse penalty C; the scores it acts on have total variance at most 1."""
-PENALTIES = 10.0 ** np.arange(-2, 4)
-INNER_FOLDS = 5
-CONSTANT_LOGIT = 1e-6
-"""Logits that spread less than this are all alike (a collapsed encoder); every score is then 0, and the AUC 0.5."""
 CLASSIFICATION = (
     "auc",
     "balanced_accuracy",
@@ -31,128 +28,78 @@ CLASSIFICATION = (
     "specificity",
     "average_precision",
     "brier",
+    "calibration_slope",
+    "calibration_intercept",
 )
 REGRESSION = ("spearman", "mae")
+SWEEP = (0.5, 1.0, 1.5, 2.0, 3.0)
+"""Cut-offs at which a continuous endpoint is also judged, as multiples of the declared one (Ki-67: 5, 10, 15, 20, 30 %).
+All are reported; none is chosen."""
+AVERAGED = ("score", "margin", "probability", "predicted", "clinical", "with_clinical", "robust", "robust_margin")
+"""Out-of-fold numbers that are averaged over repeats; the conformal p-values are those of the first repeat, as a mean of
+p-values is none."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A fitted probe: `logit = projection(x) @ coefficients + intercept`, classes weighted equally.
-
-    `threshold` (on the logit) maximises Youden's index on inner out-of-fold logits, whose SD is `scale`; `prior` is the
-    log odds of the training labels, which turns the balanced logit into a probability of this population.
-    """
-
-    projection: Projection
-    coefficients: np.ndarray
-    intercept: float
-    threshold: float
-    scale: float
-    prior: float
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.projection(x) @ self.coefficients + self.intercept
-
-
-def components(n: int) -> int:
-    """Principal components kept for n training patients."""
-    return max(1, n // 3)
-
-
-def fit_classifier(x: np.ndarray, y: np.ndarray, strata: np.ndarray, random: np.random.Generator) -> Classifier:
-    """A class-weighted ridge logistic regression on PCA scores; C and threshold by inner cross-validation.
-
-    Args:
-        x: `[n, d]` training features. y: `[n]` 0/1, at least 2 of each. strata: `[n]` what the inner folds balance.
-    """
-    inner = deal(strata, min(INNER_FOLDS, int(min(y.sum(), (1 - y).sum()))), random)
-    held_out = np.empty((len(STRENGTHS), len(y)))
-    for fold in range(inner.max() + 1):
-        test = inner == fold
-        held_out[:, test] = _path(x[~test], y[~test], x[test])
-    sign = 2 * y - 1
-    deviance = (balanced_weights(y) * np.logaddexp(0, -sign * held_out)).sum(axis=1)
-    best = int(np.argmin(deviance))
-    spread = float(held_out[best].std())
-    projection = project(x, components(len(x)))
-    coefficients, intercepts = logistic(projection(x), y, balanced_weights(y), STRENGTHS[[best]])
-    return Classifier(
-        projection,
-        coefficients[0],
-        float(intercepts[0]),
-        youden_threshold(y, held_out[best]),
-        spread if spread > CONSTANT_LOGIT else np.inf,
-        float(np.log(y.sum() / (1 - y).sum())),
-    )
-
-
-def _path(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Logits `[strengths, new]` of the whole path of C."""
-    projection = project(x, components(len(x)))
-    coefficients, intercepts = logistic(projection(x), y, balanced_weights(y), STRENGTHS)
-    return coefficients @ projection(new).T + intercepts[:, None]
-
-
-def youden_threshold(y: np.ndarray, score: np.ndarray) -> float:
-    """The cut with the highest sensitivity + specificity; of equals, the one nearest to 0 (even odds)."""
-    levels = np.unique(score)
-    cuts = np.r_[levels[0], (levels[1:] + levels[:-1]) / 2, 0.0]
-    called = score[None, :] >= cuts[:, None]
-    youden = (called & (y == 1)).sum(1) / y.sum() - (called & (y == 0)).sum(1) / (1 - y).sum()
-    best = np.flatnonzero(youden >= youden.max() - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best]))]])
-
-
-def fit_regressor(
-    x: np.ndarray, target: np.ndarray, strata: np.ndarray, random: np.random.Generator
-) -> tuple[Projection, np.ndarray, float]:
-    """Ridge regression on PCA scores; the penalty by inner cross-validation. Returns projection, coefficients, intercept."""
-    inner = deal(strata, min(INNER_FOLDS, len(x)), random)
-    held_out = np.empty((len(PENALTIES), len(x)))
-    for fold in range(inner.max() + 1):
-        test = inner == fold
-        projection = project(x[~test], components(int((~test).sum())))
-        coefficients, intercepts = ridge(projection(x[~test]), target[~test], PENALTIES)
-        held_out[:, test] = coefficients @ projection(x[test]).T + intercepts[:, None]
-    best = np.argmin(((held_out - target) ** 2).sum(axis=1))
-    projection = project(x, components(len(x)))
-    coefficients, intercepts = ridge(projection(x), target, PENALTIES[[best]])
-    return projection, coefficients[0], float(intercepts[0])
-
-
-def cross_validate(cell: Cell, x: np.ndarray, endpoint: Endpoint, seed: int) -> dict[str, np.ndarray]:
+def cross_validate(
+    cell: Cell,
+    x: np.ndarray,
+    endpoint: Endpoint,
+    seed: int,
+    clinical: np.ndarray | None = None,
+    robust: bool = False,
+) -> dict[str, np.ndarray]:
     """Out-of-fold scores of the tested patients of a cell.
 
     Args:
-        x: `[n, d]`, rows as `cell.patients`.
+        x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown.
 
     Returns:
         Arrays `[repeats, tested]`: `score` (logit / SD of the inner out-of-fold logits: on one scale over folds, and 0
         is even odds in each), `margin` (score minus the fold's Youden threshold), `probability` (at the prevalence of
-        the training labels), and `predicted` (ridge) for a continuous endpoint.
+        the training labels), `p_negative` and `p_positive` (conformal p-value of each class, calibrated on the inner
+        folds), and `predicted` (ridge) for a continuous endpoint. With `clinical`: the logits `clinical` (age + sex)
+        and `with_clinical` (the image's logit besides), NaN for the unknown. With `robust`: `robust` and
+        `robust_margin`, score and margin of the Group-DRO probe.
     """
     patients = cell.patients
     value = patients["label"].to_numpy(float)
     y = binary(patients["label"], endpoint).to_numpy()
-    strata = (y.astype(str) + "/" + patients["cohort"]).to_numpy()
+    sites = patients["cohort"].to_numpy(str)
+    strata = np.char.add(np.char.add(y.astype(str), "/"), sites)
     assignments = cell.assignments()
-    names = ["score", "margin", "probability"] + (["predicted"] if endpoint.kind == "continuous" else [])
-    found = {name: np.full(assignments.shape, np.nan) for name in names}
+    found: dict[str, np.ndarray] = {}
+
+    def put(name: str, repeat: int, test: np.ndarray, values: np.ndarray) -> None:
+        found.setdefault(name, np.full(assignments.shape, np.nan))[repeat, test] = values
+
     for repeat, fold_of in enumerate(assignments):
         for fold in np.unique(fold_of[fold_of != TRAINED_ONLY]):
             test = fold_of == fold
             random = generator(seed, "probe", cell.endpoint, cell.protocol, cell.site, repeat, fold)
             model = fit_classifier(x[~test], y[~test], strata[~test], random)
             logit = model(x[test])
-            found["score"][repeat, test] = logit / model.scale
-            found["margin"][repeat, test] = (logit - model.threshold) / model.scale
-            found["probability"][repeat, test] = expit(logit + model.prior)
-            if "predicted" in found:
+            put("score", repeat, test, logit / model.scale)
+            put("margin", repeat, test, (logit - model.threshold) / model.scale)
+            put("probability", repeat, test, expit(logit + model.prior))
+            for name, p in zip(("p_negative", "p_positive"), class_p_values(model.inner, y[~test], logit), strict=True):
+                put(name, repeat, test, p)
+            if endpoint.kind == "continuous":
                 projection, coefficients, intercept = fit_regressor(x[~test], value[~test], strata[~test], random)
-                found["predicted"][repeat, test] = projection(x[test]) @ coefficients + intercept
+                put("predicted", repeat, test, projection(x[test]) @ coefficients + intercept)
+            if clinical is not None:
+                nested = nested_logits(clinical[~test], y[~test], model, clinical[test], logit)
+                put("clinical", repeat, test, nested[0])
+                put("with_clinical", repeat, test, nested[1])
+            if robust:
+                groups = small_groups_joined(y[~test], sites[~test], NEEDED)
+                model = fit_classifier(x[~test], y[~test], strata[~test], random, groups)
+                logit = model(x[test])
+                put("robust", repeat, test, logit / model.scale)
+                put("robust_margin", repeat, test, (logit - model.threshold) / model.scale)
     tested = assignments[0] != TRAINED_ONLY
     found = {name: values[:, tested] for name, values in found.items()}
-    if not all(np.isfinite(values).all() for values in found.values()):
+    incomplete = ("clinical", "with_clinical")
+    if not all(np.isfinite(values).all() for name, values in found.items() if name not in incomplete):
         raise ArithmeticError(f"{cell.endpoint} {cell.protocol} {cell.site}: a tested patient has no score")
     return found
 
@@ -170,15 +117,19 @@ def not_estimable(cell: Cell, endpoint: Endpoint) -> str:
     return reason
 
 
+def averaged(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One number a patient: the mean over repeats, for the conformal p-values that of the first repeat."""
+    return {name: values.mean(axis=0) if name in AVERAGED else values[0] for name, values in found.items()}
+
+
 def score_rows(
-    truth: np.ndarray, found: dict[str, np.ndarray], value: np.ndarray, counts: np.ndarray
+    truth: np.ndarray, mean: dict[str, np.ndarray], value: np.ndarray, counts: np.ndarray
 ) -> list[dict[str, object]]:
-    """metric, value, interval and note of every metric, from scores averaged over repeats.
+    """metric, value, interval and note of every metric.
 
     Args:
-        truth: `[n]` 0/1. value: `[n]` the label as it is. counts: `[B, n]` of `bootstrap_counts`.
+        truth: `[n]` 0/1. mean: of `averaged`. value: `[n]` the label as it is. counts: `[B, n]` of `bootstrap_counts`.
     """
-    mean = {name: values.mean(axis=0) for name, values in found.items()}
     score, margin = mean["score"], mean["margin"]
     metrics.check_threshold(truth, score, score >= 0)
     metrics.check_threshold(truth, margin, margin >= 0)
@@ -189,6 +140,8 @@ def score_rows(
         "specificity": (metrics.specificity, truth, margin >= 0),
         "average_precision": (metrics.average_precision, truth, score),
         "brier": (metrics.brier, truth, mean["probability"]),
+        "calibration_slope": (calibration_slope, truth, mean["probability"]),
+        "calibration_intercept": (calibration_intercept, truth, mean["probability"]),
     }
     if "predicted" in mean:
         at["spearman"] = (metrics.spearman, value, mean["predicted"])
@@ -198,24 +151,119 @@ def score_rows(
     notes = dict.fromkeys(estimates, "")
     if np.isnan(estimates["auc"].ci_low):
         notes["auc"] = "interval not estimable: the scores separate the classes perfectly or are constant"
+    if np.isnan(estimates["calibration_slope"].value):
+        notes["calibration_slope"] = "not estimable: the probabilities separate the classes perfectly or are constant"
     if estimates["auc"].value < 2 * estimates["balanced_accuracy"].value - 1:
         notes["balanced_accuracy"] = "above (AUC + 1) / 2, as each fold has its own threshold"
+    return [row(name, estimate, notes[name]) for name, estimate in estimates.items()]
+
+
+def row(metric: str, e: metrics.Estimate, note: str = "", **more: object) -> dict[str, object]:
+    return {"metric": metric, "value": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high, "note": note, **more}
+
+
+UNKNOWN = metrics.Estimate(np.nan, np.nan, np.nan)
+
+
+def sweep_rows(value: np.ndarray, predicted: np.ndarray, cutoff: float) -> list[dict[str, object]]:
+    """AUC of the regression at every cut-off of `SWEEP` (column `at`)."""
+    rows = []
+    for at in cutoff * np.array(SWEEP):
+        truth = (value >= at).astype(float)
+        reason = shortage(int(truth.sum()), len(truth))
+        e = UNKNOWN if reason else metrics.auc_delong(truth, predicted)
+        note = reason or warning(int(truth.sum()), len(truth))
+        rows.append(row("auc_at_cutoff", e, note, at=float(at), n_positive=int(truth.sum())))
+    return rows
+
+
+def added_value_rows(truth: np.ndarray, mean: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    """AUC of age + sex, of age + sex + image, and their paired difference, on the patients whose age and sex are known."""
+    known = np.isfinite(mean["clinical"])
+    truth, alone, both = truth[known], mean["clinical"][known], mean["with_clinical"][known]
+    counted = {"n": int(known.sum()), "n_positive": int(truth.sum())}
+    reason = shortage(counted["n_positive"], counted["n"], " with age and sex known")
+    if reason:
+        return [row(name, UNKNOWN, reason, **counted) for name in ("auc_clinical", "auc_with_clinical", "auc_added")]
+    left = f"{int((~known).sum())} patients without age or sex left out" if not known.all() else ""
+    note = join_notes(warning(counted["n_positive"], counted["n"]), left)
+    added = metrics.paired_delong(truth, both, alone)
     return [
-        {"metric": name, "value": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high, "note": notes[name]}
-        for name, e in estimates.items()
+        row("auc_clinical", metrics.auc_delong(truth, alone), note, **counted),
+        row("auc_with_clinical", metrics.auc_delong(truth, both), note, **counted),
+        row("auc_added", added, note, p=added.p, **counted),
     ]
 
 
+def robust_rows(
+    truth: np.ndarray, mean: dict[str, np.ndarray], sites: np.ndarray, counts: np.ndarray
+) -> list[dict[str, object]]:
+    """The Group-DRO probe beside the linear one: AUC and its paired difference, balanced and worst-group accuracy.
+
+    The worst group is the class at a site (of those with 5 patients or more) with the fewest right.
+    """
+    difference = metrics.paired_delong(truth, mean["robust"], mean["score"])
+    calls = {"": mean["margin"] >= 0, "robust_": mean["robust_margin"] >= 0}
+    groups = small_groups_joined(truth, sites, NEEDED)
+    rows = [
+        row("robust_auc", metrics.auc_delong(truth, mean["robust"])),
+        row("robust_auc_difference", difference, p=difference.p),
+        row(
+            "robust_balanced_accuracy",
+            metrics.bootstrapped(metrics.balanced_accuracy, truth, calls["robust_"], counts=counts),
+        ),
+    ]
+    for name, called in calls.items():
+        right = called == (truth == 1)
+        worst = metrics.bootstrapped(_worst_share, right, groups, counts=counts)
+        rows.append(row(f"{name}worst_group_accuracy", worst))
+    return rows
+
+
+def _worst_share(right: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The smallest share of `right` over the groups of 5 or more rows."""
+    w = metrics.weights_or_ones(len(right), weights)
+    names, counts = np.unique(groups, return_counts=True)
+    shares = [metrics.ratio(w @ (right & (groups == g)), w @ (groups == g)) for g in names[counts >= NEEDED]]
+    return np.min(shares, axis=0)
+
+
+def same_site_row(truth: np.ndarray, score: np.ndarray, sites: np.ndarray, counts: np.ndarray) -> dict[str, object]:
+    """AUC of pairs within one site: what is left of a pooled AUC when sites differ in prevalence."""
+    e = metrics.bootstrapped(metrics.auc_same_stratum, truth, score, sites, counts=counts)
+    return row("auc_same_site", e, "" if np.isfinite(e.value) else "not estimable: no site has both classes")
+
+
+def permutation_row(
+    cell: Cell, x: np.ndarray, endpoint: Endpoint, count: int, random: np.random.Generator
+) -> dict[str, object]:
+    patients = cell.patients
+    y, sites = binary(patients["label"], endpoint).to_numpy(), patients["cohort"].to_numpy(str)
+    found, p, (low, high) = permutation_test(x, y, cell.assignments()[0], sites, count, random)
+    note = f"closed-form ridge probe; labels permuted within site {count} times: AUC {low:.2f} to {high:.2f} in 95 %"
+    return row("auc_permutation", metrics.Estimate(found, np.nan, np.nan), note, p=p)
+
+
 def probe(
-    embeddings: Embeddings, folds: pd.DataFrame, known: dict[str, Endpoint], seed: int = 0, replicates: int = 500
+    embeddings: Embeddings,
+    folds: pd.DataFrame,
+    known: dict[str, Endpoint],
+    seed: int = 0,
+    replicates: int = 500,
+    clinical: Embeddings | None = None,
+    robust: bool = False,
 ) -> tuple[list[dict[str, object]], pd.DataFrame, pd.DataFrame]:
     """Every endpoint, protocol and site of the folds.
 
+    Args:
+        clinical: age and sex of the same patients, for the value that the image adds to them. robust: make the Group-DRO
+            probe too.
+
     Returns:
         Tidy rows; predictions (one row a tested patient and cell: encoder endpoint protocol site cohort patient scan
-        label score margin probability predicted, and score_r0 ... of each repeat); coefficients (endpoint site
-        intercept e0 ...: the probe of all sites, trained on every patient, as one linear layer on the raw embedding
-        whose output is the class-balanced logit).
+        label, what `cross_validate` returns, and score_r0 ... of each repeat); coefficients (endpoint site intercept
+        e0 ...: the probe of all sites, trained on every patient, as one linear layer on the raw embedding whose output
+        is the class-balanced logit).
     """
     rows: list[dict[str, object]] = []
     predictions, coefficients = [], []
@@ -234,21 +282,33 @@ def probe(
             note = join_notes(reason, left_out)
             rows += [{**counted, "metric": name, "value": np.nan, "note": note} for name in names]
             continue
-        found = cross_validate(cell, x, endpoint, seed)
+        age_sex = None if clinical is None else clinical.of(cell.patients)
+        found = cross_validate(cell, x, endpoint, seed, age_sex, robust)
+        mean = averaged(found)
         random = generator(seed, "bootstrap", *where.values())
         counts = metrics.bootstrap_counts(len(tested), replicates, random)
         caveats = join_notes(warning(int(truth.sum()), len(truth)), left_out)
-        for row in score_rows(truth, found, tested["label"].to_numpy(float), counts):
-            rows.append({**counted, **row, "note": join_notes(caveats, str(row["note"]))})
-        predictions.append(_predictions(embeddings.encoder, where, tested, truth, found))
+        value = tested["label"].to_numpy(float)
+        made = score_rows(truth, mean, value, counts)
+        if tested["cohort"].nunique() > 1:
+            made.append(same_site_row(truth, mean["score"], tested["cohort"].to_numpy(str), counts))
+        made.append(permutation_row(cell, x, endpoint, replicates, random))
+        if robust:
+            made += robust_rows(truth, mean, tested["cohort"].to_numpy(str), counts)
+        rows += [{**counted, **row, "note": join_notes(caveats, str(row["note"]))} for row in made]
+        own = sweep_rows(value, mean["predicted"], endpoint.cutoff) if "predicted" in mean else []
+        own += added_value_rows(truth, mean) if age_sex is not None else []
+        rows += [{**counted, **row, "note": join_notes(left_out, str(row["note"]))} for row in own]
+        predictions.append(_predictions(embeddings.encoder, where, tested, truth, mean, found["score"]))
         if cell.protocol == "combined" and cell.site == POOLED:
             coefficients.append(_coefficients(cell, x, endpoint, seed, embeddings.columns))
     return rows, _stack(predictions, PREDICTION_COLUMNS), _stack(coefficients, ["endpoint", "site", "intercept"])
 
 
+NUMBERS = ("score", "margin", "probability", "predicted", "p_negative", "p_positive", "clinical", "with_clinical")
 PREDICTION_COLUMNS = [
-    *("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan"),
-    *("label", "score", "margin", "probability", "predicted", "score_r0"),
+    *("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan", "label"),
+    *(*NUMBERS, "score_r0"),
 ]
 
 
@@ -257,13 +317,17 @@ def _stack(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def _predictions(
-    encoder: str, where: dict[str, str], tested: pd.DataFrame, truth: np.ndarray, found: dict[str, np.ndarray]
+    encoder: str,
+    where: dict[str, str],
+    tested: pd.DataFrame,
+    truth: np.ndarray,
+    mean: dict[str, np.ndarray],
+    repeated: np.ndarray,
 ) -> pd.DataFrame:
-    mean = {name: values.mean(axis=0) for name, values in found.items()}
-    mean.setdefault("predicted", np.full(len(tested), np.nan))
-    each = {f"score_r{repeat}": score for repeat, score in enumerate(found["score"])}
+    missing = {name: np.full(len(tested), np.nan) for name in NUMBERS if name not in mean}
+    each = {f"score_r{repeat}": score for repeat, score in enumerate(repeated)}
     who = tested[["cohort", "patient", "scan"]]
-    return pd.DataFrame({"encoder": encoder, **where, **who, "label": truth, **mean, **each})
+    return pd.DataFrame({"encoder": encoder, **where, **who, "label": truth, **missing, **mean, **each})
 
 
 def _coefficients(cell: Cell, x: np.ndarray, endpoint: Endpoint, seed: int, columns: list[str]) -> pd.DataFrame:
