@@ -67,8 +67,9 @@ def test_a_model_from_a_deadlier_time_predicts_too_many_deaths(planted):
 def test_a_useless_model_gains_nothing(planted):
     _, days, event, strata = planted
     rows = told(np.random.default_rng(4).normal(size=N), days, event, strata)
-    for name in ("c_index", "uno_c", "auc_12m", "auc_24m"):
-        assert rows[name]["value"] == pytest.approx(0.5, abs=0.06)
+    # Four standard errors of an AUC of so many deaths and survivors.
+    for name in ("c_index", "uno_c", "auc_12m", "auc_18m", "auc_24m"):
+        assert rows[name]["value"] == pytest.approx(0.5, abs=0.15)
     assert rows["ibs_gain"]["value"] < 0
 
 

@@ -133,19 +133,24 @@ def survival_exclusion(patients: pd.DataFrame) -> pd.Series:
     4. UPENN's "NOS/NEC" is unknown IDH (strict), unless the config says `labels: {idh_not_specified: wildtype}`
     (lenient).
     """
+    reasons = [
+        patients["idh1"].isna(),
+        patients["idh1"] != 0,
+        ~is_glioblastoma(patients),
+        patients["os_days"].isna() | patients["event"].isna(),
+    ]
+    return pd.Series(np.select(reasons, SURVIVAL_STEPS, ""), index=patients.index)
+
+
+def is_glioblastoma(patients: pd.DataFrame) -> pd.Series:
+    """IDH-wildtype glioblastoma by diagnosis, or by WHO grade 4 where no diagnosis is given (boolean)."""
     if "diagnosis" in patients:
         diagnosis = patients["diagnosis"].fillna("").astype(str)
     else:
         diagnosis = pd.Series("", index=patients.index)
     said = diagnosis.str.contains("glioblastoma", case=False)
     by_grade = (diagnosis.str.strip() == "") & (patients["grade"] == 4)
-    reasons = [
-        patients["idh1"].isna(),
-        patients["idh1"] != 0,
-        ~(said | by_grade),
-        patients["os_days"].isna() | patients["event"].isna(),
-    ]
-    return pd.Series(np.select(reasons, SURVIVAL_STEPS, ""), index=patients.index)
+    return (patients["idh1"] == 0) & (said | by_grade)
 
 
 def glioblastoma_survival(patients: pd.DataFrame) -> pd.Series:
