@@ -61,7 +61,7 @@ def run(inputs) -> Callable[..., dict[str, bytes]]:
 
             main(["probe", *given, *to("probe", "predictions", "coefficients")])
             main(["survival", *given, *patients, *to("survival", "predictions", "coefficients", "curves")])
-            main(["invariance", *given, *to("invariance", "coordinates")])
+            main(["invariance", *given, *patients, *to("invariance", "coordinates")])
         predictions = files("*/*.predictions.parquet", out)
         main(["compare", "--predictions", *predictions, *common, "--out", str(out / "comparison.parquet")])
         judged = ["--test-patients", str(inputs / "test_patients.tsv"), *common[2:]]
@@ -222,7 +222,7 @@ def test_a_study_too_small_for_any_number_still_gets_its_tables(study, tmp_path)
         embeddings = tmp_path / f"{encoder}.parquet"
         write_table(embeddings, whole.table(np.random.default_rng(0).normal(size=(8, 6)), encoder))
         given = ["--encoder", encoder, "--embeddings", str(embeddings), *common]
-        for verb, more, extra in (("probe", [], []), ("survival", patients, ["curves"]), ("invariance", [], [])):
+        for verb, more, extra in (("probe", [], []), ("survival", patients, ["curves"]), ("invariance", patients, [])):
             names = ["coordinates"] if verb == "invariance" else ["predictions", "coefficients", *extra]
             files = {name: str(tmp_path / f"{verb}.{encoder}.{name}.parquet") for name in names}
             flags = [part for name, path in files.items() for part in (f"--{name}", path)]

@@ -17,7 +17,9 @@ from neurorad.evaluation.invariance import (
     collapse_numbers,
     coordinates,
     invariance,
+    mean_discrepancy,
     mean_recall,
+    robustness_index,
     same_site_excess,
     site_probe,
     site_scores,
@@ -37,15 +39,17 @@ def features(seed: int, site: np.ndarray, shift: float = 0.0, d: int = 15) -> np
 
 
 def named(rows: list[dict]) -> dict[str, dict]:
-    assert len({r["metric"] for r in rows}) == len(rows)
-    return {r["metric"]: r for r in rows}
+    """The rows of everybody, by metric."""
+    mine = [r for r in rows if (r["endpoint"], r["protocol"]) == ("site", "combined")]
+    assert len({r["metric"] for r in mine}) == len(mine)
+    return {r["metric"]: r for r in mine}
 
 
 @pytest.fixture(scope="module")
 def told(study):
     whole = study()
     x = features(0, whole.site, shift=2.0)
-    return whole, x, *invariance(whole.embeddings(x), whole.folds(), 0, 200)
+    return whole, x, *invariance(whole.embeddings(x), whole.folds(), whole.patients, 0, 200)
 
 
 def test_silhouette_and_neighbours_are_those_of_scikit_learn(told):
@@ -69,7 +73,7 @@ def test_a_site_that_was_planted_is_recognised_beyond_its_null(told):
     assert probe["value"] > null["ci_high"] and null["value"] == pytest.approx(1 / 3, abs=0.03)
     assert mine["site_probe_p"]["value"] == pytest.approx(1 / (1 + PERMUTATIONS))
     assert mine["same_site_neighbour_excess"]["ci_low"] > 0
-    assert {r["n"] for r in rows} == {90}
+    assert {r["n"] for r in mine.values()} == {90}
 
 
 def test_the_site_probes_p_is_about_uniform_without_a_site_effect(study):
@@ -151,7 +155,7 @@ def test_spread_is_in_the_embeddings_own_unit_and_relative_to_its_length():
 
 def test_a_collapsed_encoder_is_called_constant_and_not_invariant(study):
     whole = study()
-    rows, places = invariance(whole.embeddings(np.full((90, 6), 0.1)), whole.folds(), 0, 20)
+    rows, places = invariance(whole.embeddings(np.full((90, 6), 0.1)), whole.folds(), whole.patients, 0, 20)
     mine = named(rows)
     assert mine["effective_rank"]["value"] == pytest.approx(1)
     assert mine["relative_std"]["value"] == pytest.approx(0, abs=1e-7)
@@ -168,7 +172,7 @@ def test_a_collapsed_encoder_is_called_constant_and_not_invariant(study):
 )
 def test_too_few_sites_or_patients_say_so(study, sites, reason):
     whole = study(sites)
-    mine = named(invariance(whole.embeddings(features(0, whole.site)), whole.folds(), 0, 20)[0])
+    mine = named(invariance(whole.embeddings(features(0, whole.site)), whole.folds(), whole.patients, 0, 20)[0])
     assert {mine[metric]["note"] for metric in METRICS} == {reason}
     assert all(np.isnan(mine[metric]["value"]) for metric in METRICS)
     assert mine["effective_rank"]["value"] > 5
@@ -177,8 +181,8 @@ def test_too_few_sites_or_patients_say_so(study, sites, reason):
 def test_the_clinical_baseline_counts_only_whom_it_knows(study):
     whole = study()
     table = whole.table(features(0, whole.site)[:, :2], "clinical").drop(index=range(10))
-    rows, places = invariance(Embeddings([table], "clinical"), whole.folds(), 0, 20)
-    assert len(places) == 80 and {r["n"] for r in rows} == {80}
+    rows, places = invariance(Embeddings([table], "clinical"), whole.folds(), whole.patients, 0, 20)
+    assert len(places) == 80 and {r["n"] for r in named(rows).values()} == {80}
     assert all("10 patients without clinical data left out" in r["note"] for r in rows)
 
 
@@ -186,13 +190,13 @@ def test_folds_without_the_site_endpoint_are_refused(study):
     whole = study(mgmt=np.arange(90) % 2)
     folds = whole.folds()
     with pytest.raises(InputError, match="no rows of endpoint 'site'"):
-        invariance(whole.embeddings(features(0, whole.site)), folds[folds["endpoint"] != "site"], 0, 20)
+        invariance(whole.embeddings(features(0, whole.site)), folds[folds["endpoint"] != "site"], whole.patients, 0, 20)
 
 
 def test_coordinates_hold_everybody_once_and_keep_the_planted_sites_apart(study):
     whole = study()
     x = features(3, whole.site, shift=8.0)
-    rows, places = invariance(whole.embeddings(x), whole.folds(repeats=2), 0, 20)
+    rows, places = invariance(whole.embeddings(x), whole.folds(repeats=2), whole.patients, 0, 20)
     pd.testing.assert_frame_equal(places[["cohort", "patient", "scan"]], whole.analysis)
     assert silhouette_score(places[["x", "y"]], places["cohort"]) > 0.35
     assert set(places["note"]) == {f"perplexity {89 / 3:.1f}"}
@@ -204,3 +208,59 @@ def test_the_same_seed_draws_the_same_picture_and_four_patients_none():
     assert np.array_equal(coordinates(z, 5)[0], coordinates(z, 5)[0])
     place, note = coordinates(z[:4], 5)
     assert np.isnan(place).all() and note == "not estimable: 4 patients"
+
+
+def test_discrepancy_is_that_of_its_formula_and_zero_on_average_without_a_site_effect():
+    random = np.random.default_rng(0)
+    z, site = random.normal(size=(24, 3)), np.repeat(["a", "b"], [10, 14])
+    squared = ((z[:, None] - z[None]) ** 2).sum(axis=2)
+    kernel = np.exp(-squared / np.median(squared[np.triu_indices(24, 1)]))
+    a, b = site == "a", site == "b"
+
+    def within(mine):
+        part = kernel[np.ix_(mine, mine)]
+        return (part.sum() - np.trace(part)) / (mine.sum() * (mine.sum() - 1))
+
+    expected = within(a) + within(b) - 2 * kernel[np.ix_(a, b)].mean()
+    found, null = mean_discrepancy(z, site, random)
+    assert found == pytest.approx(expected)
+    assert abs(null.mean()) < 0.01 and len(null) == PERMUTATIONS
+    apart, null = mean_discrepancy(z + 2.0 * b[:, None], site, random)
+    assert apart > null.max() and apart > 0.3
+
+
+def test_the_robustness_index_is_one_for_biology_and_zero_for_site():
+    random = np.random.default_rng(1)
+    site, label = np.repeat([0, 1], 40), np.tile([0.0, 1.0], 40)
+    noise = random.normal(0, 0.1, (80, 2))
+    for which, expected in ((label, 1.0), (site, 0.0)):
+        z = noise + 10.0 * np.stack([which, which], axis=1)
+        good, bad = robustness_index(z, site, label, 10)
+        assert good.sum() / (good.sum() + bad.sum()) == pytest.approx(expected)
+    good, bad = robustness_index(noise, site, label, 10)
+    assert good.sum() / (good.sum() + bad.sum()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_sites_that_differ_in_diagnosis_alone_are_alike_within_one_diagnosis(study):
+    mutant = np.r_[np.arange(60) % 4 < 3, np.arange(60) % 4 == 3].astype(float)
+    whole = study({"a": 60, "b": 60}, idh1=mutant, diagnosis=np.where(mutant, "Astrocytoma", "Glioblastoma"))
+    x = np.random.default_rng(2).normal(size=(120, 12)) + 3 * mutant[:, None]
+    rows, _ = invariance(whole.embeddings(x), whole.folds(), whole.patients, 0, 50)
+    told = {(r["protocol"], r["metric"]): r for r in rows if r["endpoint"] == "site"}
+    assert told["combined", "site_probe_p"]["value"] < 0.01 and told["combined", "mmd_p"]["value"] < 0.01
+    assert told["glioblastoma", "site_probe_p"]["value"] > 0.05
+    assert told["glioblastoma", "site_probe_balanced_accuracy"]["n"] == int((mutant == 0).sum())
+    assert told["combined", "robustness_index"]["value"] > 0.9
+    assert "0 IDH-mutant and 60 wildtype" in told["glioblastoma", "robustness_index"]["note"]
+
+
+def test_vendor_and_field_strength_are_audited_where_the_table_has_them(study):
+    vendor = np.where(np.arange(90) % 2, "GE", "SIEMENS")
+    whole = study(vendor=vendor, field_strength=np.where(np.arange(90) < 88, 3.0, 1.5))
+    x = features(5, whole.site)
+    x[vendor == "GE", 3] += 4.0
+    rows, _ = invariance(whole.embeddings(x), whole.folds(), whole.patients, 0, 50)
+    told = {(r["endpoint"], r["metric"]): r for r in rows if r["protocol"] == "combined"}
+    assert told["vendor", "site_probe_balanced_accuracy"]["value"] > 0.85
+    assert told["site", "site_probe_balanced_accuracy"]["value"] < 0.6
+    assert told["field_strength", "silhouette"]["note"] == "not estimable: a field strength has 2 patients (needs 5)"

@@ -80,6 +80,7 @@ rule survival:
 rule invariance:
     input:
         embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
     output:
@@ -95,7 +96,8 @@ rule invariance:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
     shell:
-        "neurorad invariance --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
+        "neurorad invariance --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
+        " --patients {input.patients:q} --folds {input.folds:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output.rows:q}"
         " --coordinates {output.coordinates:q} 2> >(tee {log:q} >&2)"
 

@@ -112,14 +112,16 @@ def _add_invariance(verbs: argparse._SubParsersAction) -> None:
         verbs,
         "invariance",
         "how much of the site one encoder remembers",
-        "Silhouette by site, site probe with a permutation null, same-site neighbours; beside them effective rank and\n"
-        "spread, as a collapsed encoder would look invariant. t-SNE coordinates for the figure.",
+        "Silhouette by site, site probe with a permutation null, same-site neighbours, MMD, robustness index, also within\n"
+        "glioblastoma alone and by scanner vendor and field strength; beside them effective rank and spread, as a\n"
+        "collapsed encoder would look invariant. t-SNE coordinates for the figure.",
         "neurorad invariance --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
-        "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
+        "         --patients results/cohorts/*/patients.tsv --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/invariance/byol-dro-s0.parquet\n"
         "         --coordinates results/evaluation/invariance/byol-dro-s0.coordinates.parquet",
     )
     _add_evaluation_flags(verb)
+    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
     verb.add_argument("--coordinates", required=True, type=Path, metavar="PARQUET", help="t-SNE, one row a patient")
     verb.set_defaults(run=run_invariance)
 
@@ -303,7 +305,7 @@ def run_invariance(args: argparse.Namespace) -> None:
         _read_folds(args.folds),
         _read_embeddings(args.embeddings, args.encoder),
     )
-    rows, places = invariance(embeddings, folds, args.seed, args.bootstrap)
+    rows, places = invariance(embeddings, folds, _read_patients(args.patients), args.seed, args.bootstrap)
     write_table(args.coordinates, places)
     write_table(args.out, tidy(rows, stamp, args.encoder))
 

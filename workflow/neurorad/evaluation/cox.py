@@ -13,29 +13,82 @@ LARGEST = 500.0
 class RiskSets:
     """Who was at risk at each death: all the partial likelihood needs of times, events and strata.
 
+    Of m tied deaths the l-th (l = 0 ... m-1) counts each tied patient with 1 - l/m (Efron 1977). Sums over the patients
+    at risk are prefix sums of the patients sorted by stratum and falling time: linear in n, and free of cancellation.
+
     Attributes:
-        share: `[deaths, n]`; 1 if patient i is at risk at that death, in its stratum. Of m tied deaths the l-th
-            (l = 0 ... m-1) counts each tied patient with 1 - l/m (Efron 1977).
-        died: `[deaths]` index of the patient who died.
+        died: `[deaths]` index of the patient who died, sorted by stratum and falling time.
+        order: `[n]` patients by stratum and falling time; blocks: begin and end of each stratum in it.
+        last: `[deaths]` place in `order` of the last patient at risk.
+        tie: `[deaths]` which group of tied deaths; first: where each group begins; fraction: `[deaths]` l/m.
     """
 
-    share: np.ndarray
     died: np.ndarray
+    order: np.ndarray
+    blocks: tuple[tuple[int, int], ...]
+    last: np.ndarray
+    tie: np.ndarray
+    first: np.ndarray
+    fraction: np.ndarray
+
+    def at_risk(self, v: np.ndarray) -> np.ndarray:
+        """`[deaths, ...]`: the sum of `v` `[n, ...]` over those at risk at each death."""
+        if not len(self.died):
+            return np.zeros((0, *v.shape[1:]))
+        prefix = v[self.order]
+        for begin, end in self.blocks:
+            np.cumsum(prefix[begin:end], axis=0, out=prefix[begin:end])
+        tied = np.add.reduceat(v[self.died], self.first, axis=0)[self.tie]
+        return prefix[self.last] - tied * self.fraction.reshape(-1, *[1] * (v.ndim - 1))
+
+    def spread(self, u: np.ndarray) -> np.ndarray:
+        """`[n]`: the sum of `u` `[deaths]` over the deaths at which each patient was at risk (transpose of `at_risk`)."""
+        n = len(self.order)
+        placed = np.bincount(self.last, u, n)
+        for begin, end in self.blocks:
+            placed[begin:end] = np.cumsum(placed[begin:end][::-1])[::-1]
+        found = np.empty(n)
+        found[self.order] = placed
+        found[self.died] -= np.bincount(self.tie, u * self.fraction)[self.tie] if len(u) else 0.0
+        return found
 
 
 def risk_sets(days: np.ndarray, event: np.ndarray, strata: np.ndarray) -> RiskSets:
-    died = np.flatnonzero(event == 1)
-    same = strata[died, None] == strata[None, :]
-    at_risk = same & (days[None, :] >= days[died, None])
-    tied = same & (days[None, :] == days[died, None]) & (event[None, :] == 1)
-    order = (tied & (np.arange(len(days))[None, :] < died[:, None])).sum(axis=1)
-    return RiskSets(at_risk - tied * (order / np.maximum(tied.sum(axis=1), 1))[:, None], died)
+    code = np.unique(strata, return_inverse=True)[1]
+    order = np.lexsort((-days, code))
+    block, time = code[order], days[order]
+    edges = np.flatnonzero(np.r_[True, block[1:] != block[:-1], True]) if len(order) else np.zeros(1, dtype=int)
+    new_time = np.r_[True, (block[1:] != block[:-1]) | (time[1:] != time[:-1])] if len(order) else np.zeros(0, bool)
+    moment = np.cumsum(new_time) - 1
+    last_of = np.r_[np.flatnonzero(new_time)[1:] - 1, len(order) - 1]
+    dead = np.flatnonzero(event[order] == 1)
+    _, first, tie, size = np.unique(moment[dead], return_index=True, return_inverse=True, return_counts=True)
+    fraction = (np.arange(len(dead)) - first[tie]) / size[tie]
+    blocks = tuple(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    return RiskSets(order[dead], order, blocks, last_of[moment[dead]], tie, first, fraction)
 
 
 def log_likelihood(sets: RiskSets, log_risk: np.ndarray) -> float:
     """Log partial likelihood of the linear predictor `log_risk` `[n]`."""
     top = log_risk.max()
-    return float((log_risk[sets.died] - top).sum() - np.log(sets.share @ np.exp(log_risk - top)).sum())
+    return float((log_risk[sets.died] - top).sum() - np.log(sets.at_risk(np.exp(log_risk - top))).sum())
+
+
+def gradient(sets: RiskSets, log_risk: np.ndarray) -> np.ndarray:
+    """`[n]`: derivative of the log partial likelihood by each patient's log risk (the martingale residuals)."""
+    risk = np.exp(log_risk - log_risk.max())
+    slope = -risk * sets.spread(1 / sets.at_risk(risk))
+    slope[sets.died] += 1
+    return slope
+
+
+def cumulative_hazard(sets: RiskSets, days: np.ndarray, log_risk: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """`[grid]`: baseline cumulative hazard of a patient of log risk 0 (Breslow 1974, ties as Efron); no strata in `sets`."""
+    steps = np.exp(-log_risk.max()) / sets.at_risk(np.exp(log_risk - log_risk.max()))
+    when = days[sets.died]
+    order = np.argsort(when, kind="stable")
+    total = np.r_[0.0, np.cumsum(steps[order])]
+    return total[np.searchsorted(when[order], grid, side="right")]
 
 
 @dataclass(frozen=True)
@@ -63,12 +116,12 @@ def fit_cox(sets: RiskSets, x: np.ndarray, penalty: float = 0.0) -> CoxFit:
     for _ in range(50):
         log_risk = x @ a
         risk = np.exp(log_risk - log_risk.max())
-        total = sets.share @ risk
-        mean = (sets.share @ (risk[:, None] * x)) / total[:, None]
-        weight = risk * (sets.share.T @ (1 / total))
-        gradient = x[sets.died].sum(axis=0) - mean.sum(axis=0) - penalty * a
+        total = sets.at_risk(risk)
+        mean = sets.at_risk(risk[:, None] * x) / total[:, None]
+        weight = risk * sets.spread(1 / total)
+        slope = x[sets.died].sum(axis=0) - mean.sum(axis=0) - penalty * a
         information = (x * weight[:, None]).T @ x - mean.T @ mean + penalty * np.eye(k)
-        step = np.linalg.lstsq(information, gradient, rcond=None)[0]
+        step = np.linalg.lstsq(information, slope, rcond=None)[0]
         size = 1.0
         while (reached := objective(a + size * step)) < value - 1e-10 * abs(value) and size > 1e-6:
             size /= 2

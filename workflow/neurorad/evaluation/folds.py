@@ -121,21 +121,41 @@ def check_labels(patients: pd.DataFrame, known: dict[str, Endpoint]) -> pd.DataF
     return table
 
 
-def glioblastoma_survival(patients: pd.DataFrame) -> pd.Series:
-    """Which patients belong to the survival set: IDH-wildtype glioblastoma with known time and event (boolean).
+SURVIVAL_STEPS = ("idh_unknown", "idh_mutant", "not_glioblastoma", "no_follow_up")
+"""Why a patient is not in the survival set, in the order in which the reasons are asked."""
 
-    The rule: `idh1` is known and 0 (a patient whose IDH was never tested is not wildtype, whatever the cohort), and
-    the diagnosis says glioblastoma, or is empty and the WHO grade is 4. The label dictionaries turn UPENN's "NOS/NEC"
-    into unknown, so those patients are out.
+
+def survival_exclusion(patients: pd.DataFrame) -> pd.Series:
+    """For each patient the first of `SURVIVAL_STEPS` that keeps it out of the survival set, or "" for who is in.
+
+    The set is IDH-wildtype glioblastoma with known time and event: `idh1` is known and 0 (a patient whose IDH was never
+    settled is not wildtype, whatever the cohort), and the diagnosis says glioblastoma, or is empty and the WHO grade is
+    4. UPENN's "NOS/NEC" is unknown IDH (strict), unless the config says `labels: {idh_not_specified: wildtype}`
+    (lenient).
     """
+    reasons = [
+        patients["idh1"].isna(),
+        patients["idh1"] != 0,
+        ~is_glioblastoma(patients),
+        patients["os_days"].isna() | patients["event"].isna(),
+    ]
+    return pd.Series(np.select(reasons, SURVIVAL_STEPS, ""), index=patients.index)
+
+
+def is_glioblastoma(patients: pd.DataFrame) -> pd.Series:
+    """IDH-wildtype glioblastoma by diagnosis, or by WHO grade 4 where no diagnosis is given (boolean)."""
     if "diagnosis" in patients:
         diagnosis = patients["diagnosis"].fillna("").astype(str)
     else:
         diagnosis = pd.Series("", index=patients.index)
     said = diagnosis.str.contains("glioblastoma", case=False)
     by_grade = (diagnosis.str.strip() == "") & (patients["grade"] == 4)
-    followed = patients["os_days"].notna() & patients["event"].notna()
-    return (patients["idh1"] == 0) & (said | by_grade) & followed
+    return (patients["idh1"] == 0) & (said | by_grade)
+
+
+def glioblastoma_survival(patients: pd.DataFrame) -> pd.Series:
+    """Which patients belong to the survival set (boolean)."""
+    return survival_exclusion(patients) == ""
 
 
 def deal(strata: np.ndarray, folds: int, random: np.random.Generator) -> np.ndarray:

@@ -25,6 +25,12 @@ class Projection:
         return weights, float(intercept - self.mean @ weights)
 
 
+def standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean `[d]` and SD `[d]` of each column, and the indices of those that vary."""
+    mean, sd = x.mean(axis=0), x.std(axis=0)
+    return mean, sd, np.flatnonzero((sd > CONSTANT * np.abs(mean)) & (sd > np.finfo(np.float32).tiny))
+
+
 def project(x: np.ndarray, components: int | None = None, whiten: bool = False) -> Projection:
     """Learn the map from the training rows alone.
 
@@ -35,8 +41,7 @@ def project(x: np.ndarray, components: int | None = None, whiten: bool = False) 
             penalties serves 2 features as well as 2048.
     """
     _n, d = x.shape
-    mean, sd = x.mean(axis=0), x.std(axis=0)
-    kept = np.flatnonzero((sd > CONSTANT * np.abs(mean)) & (sd > np.finfo(np.float32).tiny))
+    mean, sd, kept = standardisation(x)
     z = (x[:, kept] - mean[kept]) / sd[kept]
     if components is None or components >= len(kept):
         directions = np.eye(len(kept))
