@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from neurorad.cli import main
 from neurorad.encoder import load_encoder
 from neurorad.files import read_json, write_table
 from neurorad.pretraining import engine
@@ -28,7 +29,8 @@ def one_thread():
 
 
 def make_run(presets, method="byol", objective="dro", seed=0) -> Run:
-    return Run(method, objective, seed, read_preset(presets, "tiny", method))
+    reference = {f"group-{group}": 0.5 for group in range(7)} if objective == "excess" else None
+    return Run(method, objective, seed, read_preset(presets, "tiny", method), reference)
 
 
 def finish(run, scans, out, **options) -> list[str]:
@@ -54,8 +56,10 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
     monkeypatch.setattr(engine, "take_step", take_step)
 
 
-@pytest.mark.parametrize("objective", ["base", "dro"])
-@pytest.mark.parametrize("method", ["byol", "dino", "mae", "moco"])
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [(m, o) for m in ("byol", "dino", "mae", "moco") for o in ("base", "dro")] + [("mae", "worst"), ("mae", "excess")],
+)
 def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tiny_presets, tmp_path, monkeypatch):
     run, scans = make_run(tiny_presets, method, objective), read_scans(study)
     finish(run, scans, tmp_path / "whole")
@@ -140,6 +144,40 @@ def test_base_and_dro_see_the_same_data_and_start_alike(study, tiny_presets, tmp
     assert groups["base"]["count"].equals(groups["dro"]["count"])
     assert groups["dro"].groupby("step")["weight"].sum().to_numpy() == pytest.approx(1)
     assert groups["base"].groupby("step")["count"].sum().eq(4).all()
+
+
+def test_objectives_from_the_command_line_excess_after_its_base(study, tmp_path):
+    presets = write_tiny_presets(tmp_path / "presets.yaml", steps=4, sampling="by_objective")
+    common = [
+        "--method",
+        "byol",
+        "--seed",
+        "0",
+        "--preset",
+        "tiny",
+        "--presets",
+        str(presets),
+        "--manifest",
+        str(study),
+    ]
+
+    def pretrain(objective, *flags):
+        main(["pretrain", "--objective", objective, "--out", str(tmp_path / objective), *common, *flags])
+        return pd.read_csv(tmp_path / objective / "groups.csv"), read_json(tmp_path / objective / "card.json")
+
+    with pytest.raises(SystemExit):
+        pretrain("excess")
+    base, _ = pretrain("base")
+    rows = {name: pretrain(name)[0] for name in ("balanced", "dro", "worst")}
+    rows["excess"], card = pretrain("excess", "--reference", str(tmp_path / "base"))
+    assert all(table["count"].equals(rows["dro"]["count"]) for table in rows.values())
+    assert not base["count"].equals(rows["dro"]["count"])
+    first = rows["dro"]["step"] == 0
+    assert all(table.loc[first, "loss"].equals(rows["dro"].loc[first, "loss"]) for table in rows.values())
+    assert sorted(rows["worst"].loc[first, "weight"]) == [0] * 6 + [1]
+    assert set(card["reference"]) == set(base["group"])
+    with pytest.raises(SystemExit):
+        pretrain("dro", "--reference", str(tmp_path / "base"))
 
 
 def test_card_and_load_back(study, tiny_presets, tmp_path):

@@ -58,10 +58,34 @@ def test_one_group():
     assert sorted(BalancedSampler([0, 0, 0], ["a", "b", "c"], 3, seed=0).batch(5)) == [0, 1, 2]
 
 
-def test_natural_sampling_visits_every_scan_once_a_pass_and_is_refused_for_dro():
+def test_natural_sampling_visits_every_scan_once_a_pass():
     sampler = make_sampler("natural", "base", GROUPS, PATIENTS, 29, seed=0)
     assert sorted(sampler.batch(4) + sampler.batch(5)) == list(range(58))
-    with pytest.raises(InputError, match="natural and the objective is dro"):
-        make_sampler("natural", "dro", GROUPS, PATIENTS, 29, seed=0)
-    with pytest.raises(InputError, match="not one of balanced, natural"):
+    with pytest.raises(InputError, match="not one of balanced, natural, by_objective"):
         make_sampler("random", "base", GROUPS, PATIENTS, 29, seed=0)
+
+
+def sampler_of(sampling: str, objective: str, **options: bool) -> str:
+    return type(make_sampler(sampling, objective, GROUPS, PATIENTS, 9, seed=0, **options)).__name__
+
+
+def test_which_objectives_share_a_sampler():
+    natural, balanced = "NaturalSampler", "BalancedSampler"
+    assert {sampler_of("balanced", name) for name in ("base", "dro", "excess", "worst")} == {balanced}
+    by_objective = [sampler_of("by_objective", name) for name in ("base", "balanced", "dro", "excess", "worst")]
+    assert by_objective == [natural] + [balanced] * 4
+    assert [sampler_of("natural", name) for name in ("base", "worst", "balanced")] == [natural, natural, balanced]
+    assert sampler_of("natural", "dro", allow_natural=True) == natural
+
+
+def test_group_dro_with_natural_sampling_is_refused_with_the_reason():
+    for objective in ("dro", "excess"):
+        with pytest.raises(
+            InputError, match=f"objective is {objective}: weights would follow how often a group appears"
+        ):
+            sampler_of("natural", objective)
+
+
+def test_a_second_run_of_the_same_thing_is_refused():
+    with pytest.raises(InputError, match="balanced would be base once more.*by_objective"):
+        sampler_of("balanced", "balanced")

@@ -21,6 +21,7 @@ def test_learning_rate_warms_up_linearly_and_falls_to_zero():
     assert rates[55] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.0)
     assert learning_rate(0, 5, 0, 2.0) == 2.0
+    assert [learning_rate(step, 100, 2, 2.0, "constant") for step in (0, 1, 2, 99)] == [1.0, 2.0, 2.0, 2.0]
 
 
 def test_a_momentum_network_averages_weights_and_copies_norm_statistics():

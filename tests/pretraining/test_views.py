@@ -2,23 +2,34 @@
 
 import pytest
 import torch
+from monai.transforms import AdjustContrast, Affine, RandGaussianNoise
 
 from neurorad.pretraining.views import (
     Crop,
     Geometry,
     Intensity,
-    gaussian_blur,
+    change_intensity,
     keep_sequences,
     make_views,
     rotations,
     sampling_grid,
+    uniforms,
 )
 from neurorad.problems import InputError
 
 STILL = Geometry(flip=0.0, rotation=0.0, stretch=0.0)
 MOVING = Geometry(flip=0.5, rotation=10.0, stretch=0.1)
 STRONG = Intensity(
-    probability=1.0, gamma=1.5, brightness=0.1, contrast=1.3, bias=0.2, blur=1.0, noise=0.2, sequence_dropout=0.0
+    probability=1.0,
+    gamma=1.5,
+    brightness=0.1,
+    contrast=1.3,
+    bias=0.2,
+    blur=1.0,
+    low_resolution=2.0,
+    gibbs=0.3,
+    noise=0.2,
+    sequence_dropout=0.0,
 )
 WHOLE = Crop(24, (1.0, 1.0))
 PART = Crop(16, (0.5, 0.8))
@@ -105,18 +116,6 @@ def test_rotations_are_rotations():
     torch.testing.assert_close(matrices[1] @ torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]), atol=1e-6, rtol=0)
 
 
-def test_blur_keeps_constants_and_spreads_a_point_like_a_gaussian():
-    constant = torch.ones(1, 1, 15, 15, 15)
-    torch.testing.assert_close(gaussian_blur(constant, torch.full((1, 1, 1, 1, 1), 1.5)), constant)
-    # Far from the edges: beside one, the kernel is normalised over fewer voxels, so that constants stay constant.
-    point = torch.zeros(1, 2, 25, 25, 25)
-    point[..., 11, 12, 13] = 1
-    blurred = gaussian_blur(point, torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1))
-    torch.testing.assert_close(blurred[:, 0], point[:, 0])
-    ratio = blurred[0, 1, 11, 13, 15] / blurred[0, 1, 11, 12, 13]
-    assert float(ratio) == pytest.approx(float(torch.exp(torch.tensor(-0.5 * (1 + 4)))), rel=1e-4)
-
-
 def test_dropout_of_sequences_has_its_rate_and_never_takes_all():
     kept = keep_sequences(range(2000), 4, 0.2, torch.device("cpu"))[:, :, 0, 0, 0].float()
     assert float(kept.mean()) == pytest.approx(0.8, abs=0.02)
@@ -126,3 +125,122 @@ def test_dropout_of_sequences_has_its_rate_and_never_takes_all():
 def test_impossible_crops_are_refused():
     with pytest.raises(InputError, match="crop size"):
         Crop(32, (0.5, 1.5))
+
+
+# Against MONAI, sample by sample, with the numbers that our seeds draw
+
+
+NOTHING = {
+    "probability": 1.0,
+    "gamma": 1.0,
+    "brightness": 0.0,
+    "contrast": 1.0,
+    "bias": 0.0,
+    "blur": 0.0,
+    "low_resolution": 1.0,
+    "gibbs": 0.0,
+    "noise": 0.0,
+    "sequence_dropout": 0.0,
+}
+SEEDS = [11, 12, 15]
+
+
+def drawn_strength(effect: int) -> torch.Tensor:
+    """`[3, 4]` in [-1, 1]: what `change_intensity` draws for an effect."""
+    return 2 * uniforms(SEEDS, "intensity", (2, 8, 4), torch.device("cpu"))[:, 1, effect] - 1
+
+
+def full_brain(size: int = 24) -> torch.Tensor:
+    return torch.randn(3, 4, size, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def changed_by(**effect: float) -> tuple[torch.Tensor, torch.Tensor]:
+    view = full_brain()
+    inside = torch.ones(3, 1, 24, 24, 24, dtype=torch.bool)
+    return view, change_intensity(view, inside, SEEDS, Intensity(**{**NOTHING, **effect}))
+
+
+def test_without_effects_nothing_changes():
+    view, changed = changed_by()
+    torch.testing.assert_close(changed, view, atol=1e-5, rtol=1e-5)
+
+
+def test_gamma_is_monais():
+    view, changed = changed_by(gamma=1.5)
+    exponents = 1.5 ** drawn_strength(0)
+    assert exponents.std() > 0.1
+    for sample in range(3):
+        for sequence in range(4):
+            theirs = AdjustContrast(float(exponents[sample, sequence]))(view[sample, sequence : sequence + 1])
+            torch.testing.assert_close(changed[sample, sequence], torch.as_tensor(theirs)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_geometry_is_monais_affine_of_the_drawn_angles_scales_and_mirrors():
+    volumes = torch.nn.functional.avg_pool3d(full_brain(28), 5, 1)
+    geometry, crop = Geometry(flip=0.5, rotation=25.0, stretch=0.2), Crop(16, (0.5, 0.9))
+    grid = sampling_grid(torch.ones(3, 1, 24, 24, 24), SEEDS, crop, geometry)
+    ours = torch.nn.functional.grid_sample(volumes, grid, align_corners=False)
+    draws = uniforms(SEEDS, "geometry", (12,), torch.device("cpu"))
+    assert len({bool(value) for value in draws[:, 11] < 0.5}) == 2
+    for sample in range(3):
+        d = draws[sample]
+        edge = float(0.5 + 0.4 * d[0]) * 24
+        scale = torch.diag(edge * (1 + 0.2 * (2 * d[1:4] - 1)) / 16)
+        if d[11] < 0.5:
+            scale[0, 0] *= -1
+        cell = (d[4] * 512).long()
+        corner = torch.stack([cell // 64, cell // 8 % 8, cell % 8]).float()
+        centre = ((corner + d[5:8]) * 3).clamp(edge / 2, 24 - edge / 2)
+        affine = torch.eye(4)
+        affine[:3, :3] = rotations(torch.deg2rad(torch.tensor(25.0)) * (2 * d[None, 8:11] - 1))[0] @ scale
+        affine[:3, 3] = centre - 12
+        monai = Affine(affine=affine, spatial_size=(16, 16, 16), padding_mode="zeros", image_only=True)
+        theirs = torch.as_tensor(monai(volumes[sample]))
+        inner = (grid[sample].abs() < 1 - 1 / 24).all(dim=-1)
+        assert inner.float().mean() > 0.6
+        torch.testing.assert_close(ours[sample][:, inner], theirs[:, inner], atol=1e-4, rtol=1e-3)
+
+
+def test_contrast_and_brightness_scale_about_the_mean_and_shift_by_the_range():
+    view, changed = changed_by(contrast=1.3, brightness=0.1)
+    factor, shift = 1.3 ** drawn_strength(1), 0.1 * drawn_strength(2)
+    span = view.amax(dim=(2, 3, 4)) - view.amin(dim=(2, 3, 4))
+    torch.testing.assert_close(changed.std(dim=(2, 3, 4)) / view.std(dim=(2, 3, 4)), factor, atol=1e-3, rtol=0)
+    moved = (changed.mean(dim=(2, 3, 4)) - view.mean(dim=(2, 3, 4))) / span
+    torch.testing.assert_close(moved, shift, atol=1e-3, rtol=0)
+
+
+def test_noise_has_the_drawn_standard_deviation_as_monais():
+    view, changed = changed_by(noise=0.5)
+    wanted = 0.5 * drawn_strength(5).abs()
+    added = changed - view
+    torch.testing.assert_close(added.std(dim=(2, 3, 4)), wanted, atol=0.01, rtol=0.02)
+    monai = RandGaussianNoise(prob=1.0, std=float(wanted.max()), sample_std=False)
+    monai.set_random_state(0)
+    theirs = torch.as_tensor(monai(view[0])) - view[0]
+    loudest = added.flatten(2).flatten(0, 1)[wanted.flatten().argmax()]
+    assert float(loudest.std()) == pytest.approx(float(theirs.std()), rel=0.03)
+    assert float(loudest.abs().mean()) == pytest.approx(float(theirs.abs().mean()), rel=0.03)
+    samples = added.flatten(2)
+    assert float(torch.corrcoef(samples.flatten(0, 1)).fill_diagonal_(0).abs().max()) < 0.05
+
+
+def test_the_bias_field_is_smooth_positive_and_of_the_asked_strength():
+    """As MONAI's: multiplicative and smooth; the standard deviation of its logarithm is ours to set."""
+    seeds = range(60)
+    view = torch.rand(60, 4, 16, 16, 16, generator=torch.Generator().manual_seed(0)) + 1
+    inside = torch.ones(60, 1, 16, 16, 16, dtype=torch.bool)
+    changed = change_intensity(view, inside, seeds, Intensity(**{**NOTHING, "bias": 0.2}))
+    low = view.amin(dim=(2, 3, 4), keepdim=True)
+    usable = view > low + 0.2
+    logarithm = torch.where(usable, ((changed - low) / (view - low)).clamp_min(1e-6).log(), torch.nan)
+    knots = logarithm[..., ::15, ::15, ::15]
+    assert float(knots[~knots.isnan()].std()) == pytest.approx(0.2, rel=0.1)
+    step = (logarithm[:, :, 1:] - logarithm[:, :, :-1]).abs()
+    assert float(step[~step.isnan()].quantile(0.99)) < 0.2
+
+
+def test_factors_below_one_are_refused():
+    for wrong in ({"gamma": 0.5}, {"low_resolution": 0.5}, {"gibbs": 1.0}):
+        with pytest.raises(InputError, match="factors of at least 1"):
+            Intensity(**{**NOTHING, **wrong})

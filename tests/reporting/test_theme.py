@@ -6,10 +6,14 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
+from neurorad.encoder_names import OBJECTIVES
 from neurorad.reporting.theme import (
     ALARM,
     COHORTS,
     METHOD_COLOURS,
+    OBJECTIVE_LABELS,
+    OBJECTIVE_LINES,
+    OBJECTIVE_MARKERS,
     PALETTE,
     colours,
     count_range,
@@ -34,6 +38,9 @@ from .reading import outside, overlapping, shown_texts, texts
         ("random-s0", "random weights"),
         ("clinical", "age + sex"),
         ("newer-dro-s0", "newer +DRO"),
+        ("mae-balanced-s0", "MAE balanced"),
+        ("mae-excess-s1", "MAE +excess DRO (seed 1)"),
+        ("mae-worst-s0", "MAE worst group"),
     ],
 )
 def test_an_encoder_is_labelled_by_its_name(name, label):
@@ -44,6 +51,14 @@ def test_encoders_are_ordered_by_method_then_base_before_dro_then_seed():
     names = ["clinical", "zebra-base-s0", "mae-dro-s0", "byol-dro-s0", "random-s0", "byol-base-s1", "byol-base-s0"]
     expected = ["byol-base-s0", "byol-base-s1", "byol-dro-s0", "mae-dro-s0", "random-s0", "clinical", "zebra-base-s0"]
     assert order_encoders(names) == order_encoders(reversed(names)) == expected
+
+
+def test_every_objective_has_a_label_a_marker_and_a_line_of_its_own():
+    for look in (OBJECTIVE_LABELS, OBJECTIVE_MARKERS, OBJECTIVE_LINES):
+        assert set(OBJECTIVES) <= set(look)
+        assert len(set(look.values())) == len(look)
+    names = [f"byol-{objective}-s0" for objective in (*OBJECTIVES, "newest")]
+    assert order_encoders(reversed(names)) == names
 
 
 def test_labels_of_sites():

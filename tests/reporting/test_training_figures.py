@@ -67,3 +67,17 @@ def test_without_the_table_of_weights_it_is_not_said_that_no_run_was_made(study)
 def test_the_description_says_how_many_encoders_and_how_far(study, number):
     study.history = study.history[study.history["encoder"].isin(["byol-base-s0", "byol-dro-s0"][:number])]
     assert figure("fig2_training", study).get_label() == f"{number} encoders, up to step 39."
+
+
+def test_other_objectives_have_lines_of_their_own_and_weights_of_the_first_that_weighs(study):
+    extra = {"byol-dro-s0": "byol-excess-s0", "mae-dro-s0": "mae-worst-s0"}
+    for table in (study.history, study.groups):
+        table["encoder"] = table["encoder"].replace(extra)
+    picture = figure("fig2_training", study)
+    with theme():
+        picture.draw_without_rendering()
+    byol, mae = picture.axes[4], picture.axes[6]
+    assert title(byol) == "under +excess DRO"
+    assert title(mae) == "under worst group"
+    assert legend(picture)[:4] == ["base", "+DRO", "+excess DRO", "worst group"]
+    assert outside(picture) == []

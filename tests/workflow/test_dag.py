@@ -63,6 +63,16 @@ def test_without_a_second_objective_there_is_nothing_to_compare(tmp_path, shippe
     assert "figure_fig3d_differences" not in counts
 
 
+def test_excess_waits_for_the_base_run_of_its_method_and_seed(tmp_path, shipped):
+    shipped["pretraining"].update(methods=["byol"], objectives=["excess"], seeds=[3])
+    run = dry_run(tmp_path, shipped, "results/encoders/byol-excess-s3/card.json")
+    assert jobs(run)["pretrain"] == 2
+    assert (
+        "--reference results/encoders/byol-base-s3"
+        in dry_run(tmp_path, shipped, "results/encoders/byol-excess-s3/card.json", "-p").stdout
+    )
+
+
 def test_another_config_replaces_the_shipped_one(tmp_path, shipped):
     del shipped["phantom"]
     shipped["cohorts"] = {"mine": {**shipped["cohorts"]["ucsf-pdgm"], "images": "nowhere"}}

@@ -6,6 +6,9 @@ from typing import Any
 
 from neurorad.problems import InputError
 
+OBJECTIVES = ("base", "balanced", "dro", "excess", "worst")
+"""What a method is trained for; `neurorad.pretraining.objectives` says what each is."""
+
 
 def encoder_names(pretraining: Mapping[str, Any]) -> list[str]:
     """The encoders of the config's `pretraining` block, in its order."""

@@ -146,6 +146,19 @@ def manifest_digest(wildcards):
     return hashlib.sha256(Path("results/cohorts/pretraining_manifest.tsv").read_bytes()).hexdigest()
 
 
+def base_run(wildcards):
+    return f"results/encoders/{wildcards.method}-base-s{wildcards.seed}"
+
+
+def reference_run(wildcards):
+    """What `excess` compares groups with: the base run of the same method and seed."""
+    return multiext(f"{base_run(wildcards)}/", "card.json", "groups.csv") if wildcards.objective == "excess" else []
+
+
+def reference_flag(wildcards):
+    return f"--reference {base_run(wildcards)}" if wildcards.objective == "excess" else ""
+
+
 def encoder_folder(encoder):
     return f"{FROZEN or 'results/encoders'}/{encoder}"
 

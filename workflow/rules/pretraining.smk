@@ -5,6 +5,7 @@ if not FROZEN:
     rule pretrain:
         input:
             manifest=manifest,
+            reference=reference_run,
         output:
             multiext(
                 "results/encoders/{method}-{objective}-s{seed}/",
@@ -26,7 +27,9 @@ if not FROZEN:
             preset=PRETRAINING["preset"],
             manifest=manifest_digest,
             folder=folder_of,
+            reference=reference_flag,
         shell:
             "neurorad pretrain --method {wildcards.method} --objective {wildcards.objective} --seed {wildcards.seed}"
             " --preset {params.preset} --manifest {input.manifest:q} --out {params.folder:q} --threads {threads}"
+            " {params.reference}"
             " 2> >(tee {log:q} >&2)"

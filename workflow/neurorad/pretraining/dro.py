@@ -1,6 +1,7 @@
 """Group-DRO: online exponentiated gradient over groups (Sagawa et al. 2020, arXiv 1911.08731, algorithm 1).
 
 Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows.
+With a reference, groups are compared by how far they are above it (excess; Xie et al. 2023, arXiv 2305.10429).
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ class DroSettings:
     """`eta`: step size. `floor`: share of weight spread evenly. `smoothing`: weight of the newest value in the moving
     average of a group's signal (1 = no average). `adjustment`: C of C / sqrt(patients). `warmup`: fraction of steps
     with even weights. `absent`: what a group without samples in the step counts as: `zero`; `skip`, its weight stays;
-    `last`, its last value; `ema`, its moving average. A group never seen is skipped by the last two."""
+    `last`, its last value; `ema`, its moving average. A group never seen is skipped by the last two.
+    `allow_natural`: train under natural sampling all the same, where weights follow how often a group appears."""
 
     eta: float
     floor: float
@@ -28,6 +30,7 @@ class DroSettings:
     adjustment: float
     warmup: float
     absent: str
+    allow_natural: bool
 
     def __post_init__(self) -> None:
         if self.eta < 0 or self.adjustment < 0 or not 0 <= self.warmup <= 1:
@@ -54,10 +57,17 @@ def robust_loss(loss: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
 class GroupDRO:
     """Weights q of G groups and the moving averages they follow. All tensors are float64 on the CPU."""
 
-    def __init__(self, patients: Sequence[int], settings: DroSettings, warmup_steps: int) -> None:
-        """`patients`: number of patients in each group."""
+    def __init__(
+        self,
+        patients: Sequence[int],
+        settings: DroSettings,
+        warmup_steps: int,
+        reference: Sequence[float] | None = None,
+    ) -> None:
+        """`patients`: number of patients in each group. `reference`: signal of each group that counts as reached."""
         count = len(patients)
         self.settings, self.warmup_steps = settings, warmup_steps
+        self.reference = None if reference is None else torch.tensor(reference, dtype=torch.float64)
         self.adjustment = settings.adjustment / torch.tensor(patients, dtype=torch.float64).sqrt()
         self.log_weights = torch.full((count,), -torch.log(torch.tensor(float(count))).item(), dtype=torch.float64)
         self.average = torch.full((count,), torch.nan, dtype=torch.float64)
@@ -72,7 +82,9 @@ class GroupDRO:
     def update(self, sums: Tensor, counts: Tensor) -> Tensor:
         """One step from the summed signal and the count of each group; returns the new weights, used in the same step.
 
-        q_g <- (1 - floor) q_g exp(eta s_g) / Z + floor / G, with s_g = moving average + C / sqrt(n_g).
+        q_g <- (1 - floor) q_g exp(eta s_g) / Z + floor / G, with s_g = a_g + C / sqrt(n_g) and a_g the moving average;
+        with a reference r, max(a_g - r_g, 0) in place of a_g. Cut after averaging: noise cut at 0 in every step would
+        leave a noisy group an excess that it does not have.
         """
         sums, counts = sums.detach().cpu().double(), counts.detach().cpu().double()
         present = counts > 0
@@ -96,16 +108,20 @@ class GroupDRO:
 
     def _signal(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Signal of each group, and which groups move."""
-        average = torch.nan_to_num(self.average)
+        average, last = self._above_reference(self.average), self._above_reference(self.last)
         match self.settings.absent:
             case "zero":
                 return torch.where(present, average, 0), torch.ones_like(present)
             case "skip":
                 return average, present
             case "last":
-                return torch.where(present, average, torch.nan_to_num(self.last)), ~self.last.isnan()
+                return torch.where(present, average, last), ~self.last.isnan()
             case _:
                 return average, ~self.average.isnan()
+
+    def _above_reference(self, values: Tensor) -> Tensor:
+        """`values` without NaN, or with a reference their excess over it."""
+        return torch.nan_to_num(values if self.reference is None else (values - self.reference).clamp_min(0))
 
     def state_dict(self) -> dict[str, Any]:
         return {

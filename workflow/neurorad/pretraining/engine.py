@@ -19,10 +19,11 @@ from neurorad.encoder import initialised
 from neurorad.files import atomic
 from neurorad.pretraining.byol import Byol
 from neurorad.pretraining.dino import Dino
-from neurorad.pretraining.dro import GroupDRO, group_sums, robust_loss
+from neurorad.pretraining.dro import GroupDRO, group_sums
 from neurorad.pretraining.gauges import effective_rank, feature_spread
 from neurorad.pretraining.mae import Mae
 from neurorad.pretraining.moco import Moco
+from neurorad.pretraining.objectives import WEIGHTED, WorstGroup, compared, group_weighting, total_loss
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.sampler import make_sampler
 from neurorad.pretraining.scans import Scans
@@ -46,12 +47,16 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained. Runs that differ in `objective` alone start alike and see the same views in the same order."""
+    """What is trained. Runs that differ in `objective` alone start alike and see the same views in the same order.
+
+    `reference`: for `excess`, the signal of each group that the base run ended with.
+    """
 
     method: str
     objective: str
     seed: int
     preset: Preset
+    reference: dict[str, float] | None = None
 
     def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
         """All that a checkpoint must agree with to be resumed."""
@@ -60,6 +65,7 @@ class Run:
             "objective": self.objective,
             "seed": self.seed,
             "preset": self.preset.values,
+            "reference": self.reference,
             "manifest": scans.manifest_sha256,
             "device": device.type,
             "torch": str(torch.__version__),
@@ -72,7 +78,7 @@ class Progress:
 
     method: nn.Module
     optimiser: torch.optim.Optimizer
-    dro: GroupDRO
+    dro: GroupDRO | WorstGroup
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
@@ -112,8 +118,9 @@ def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch
 def start(run: Run, scans: Scans, device: torch.device) -> Progress:
     training = run.preset.training
     method = build_method(run, len(scans.names)).to(device).train()
-    patients = [group["patients"] for group in scans.group_table().values()]
-    dro = GroupDRO(patients, run.preset.dro, warmup_steps=round(run.preset.dro.warmup * training.steps))
+    patients = {name: group["patients"] for name, group in scans.group_table().items()}
+    warmup = round(run.preset.dro.warmup * training.steps)
+    dro = group_weighting(run.objective, patients, run.preset.dro, warmup, run.reference)
     return Progress(method, make_optimiser(method, training.learning_rate, training.weight_decay), dro)
 
 
@@ -134,7 +141,13 @@ def train(
     """
     training, path, identity = run.preset.training, out / CHECKPOINT, run.identity(scans, device)
     sampler = make_sampler(
-        training.sampling, run.objective, scans.groups, scans.patients, training.batch_size, run.seed
+        training.sampling,
+        run.objective,
+        scans.groups,
+        scans.patients,
+        training.batch_size,
+        run.seed,
+        run.preset.dro.allow_natural,
     )
     if len(scans.names) < training.batch_size:
         say(f"{len(scans.names)} scans are fewer than the batch size {training.batch_size}: scans repeat in a batch")
@@ -185,7 +198,8 @@ def make_batch(
 def take_step(run: Run, scans: Scans, progress: Progress, batch: Batch, groups: torch.Tensor) -> float:
     """One optimiser step; returns the mean loss of the samples."""
     training, step = run.preset.training, progress.step
-    rate = learning_rate(step, training.steps, round(training.warmup * training.steps), training.learning_rate)
+    warmup = round(training.warmup * training.steps)
+    rate = learning_rate(step, training.steps, warmup, training.learning_rate, training.schedule)
     for parameters in progress.optimiser.param_groups:
         parameters["lr"] = rate
     result = progress.method.step(batch)
@@ -194,10 +208,10 @@ def take_step(run: Run, scans: Scans, progress: Progress, batch: Batch, groups: 
         raise InputError(
             f"step {step}: the loss is {mean}; lower training.learning_rate or training.clip_norm in the preset"
         )
-    signal_sums, counts = group_sums(result.signal, groups, len(scans.group_names))
+    signal_sums, counts = group_sums(compared(run.objective, result), groups, len(scans.group_names))
     # The base run follows the same weights without using them, so that both runs report the same columns.
     weights = progress.dro.update(signal_sums, counts)
-    objective = robust_loss(result.loss, groups, weights) if run.objective == "dro" else result.loss.mean()
+    objective = total_loss(run.objective, result.loss, groups, weights)
     progress.optimiser.zero_grad(set_to_none=True)
     objective.backward()
     learning = [parameter for parameter in progress.method.parameters() if parameter.requires_grad]
@@ -207,9 +221,7 @@ def take_step(run: Run, scans: Scans, progress: Progress, batch: Batch, groups: 
     progress.step = step + 1
     if step % training.log_every == 0 or progress.step == training.steps:
         _log(run, scans, progress, result, groups, float(objective.detach()), rate, float(gradient_norm))
-        _watch(
-            progress, round(training.warmup * training.steps), min(training.batch_size - 1, result.features.shape[1])
-        )
+        _watch(progress, warmup, min(training.batch_size - 1, result.features.shape[1]))
     return mean
 
 
@@ -240,7 +252,7 @@ def _log(
     losses, counts = (values.tolist() for values in group_sums(result.loss.detach(), groups, count))
     signals = group_sums(result.signal, groups, count)[0].tolist()
     shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-    weights = progress.dro.weights if run.objective == "dro" else shares
+    weights = progress.dro.weights if run.objective in WEIGHTED else shares
     entropy = float(-torch.xlogy(weights, weights).sum())
     for group, name in enumerate(scans.group_names):
         present = counts[group] > 0

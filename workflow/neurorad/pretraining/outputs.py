@@ -29,6 +29,7 @@ def encoder_card(run: Run, scans: Scans, encoder: Encoder) -> dict[str, Any]:
         "method": run.method,
         "objective": run.objective,
         "seed": run.seed,
+        "reference": run.reference,
         "preset": {"name": run.preset.name, "values": run.preset.values},
         "sequences": list(SEQUENCES),
         "preprocessing": scans.preprocessing,

@@ -18,19 +18,20 @@ from neurorad.problems import InputError
 
 METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSettings, "moco": MocoSettings}
 
-OBJECTIVES = ("base", "dro")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
 class Training:
-    """`steps`: optimiser steps. `warmup`: fraction of them. `clip_norm`: largest gradient norm. `log_every`: steps
-    between rows of history and groups. The optimiser is AdamW."""
+    """`steps`: optimiser steps. `warmup`: fraction of them. `schedule`: of the learning rate after it. `clip_norm`:
+    largest gradient norm. `log_every`: steps between rows of history and groups. The optimiser is AdamW."""
 
     steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     warmup: float
+    schedule: str
     clip_norm: float
     sampling: str
     log_every: int
@@ -42,6 +43,8 @@ class Training:
             raise InputError(
                 "preset: training.learning_rate and clip_norm must be positive, warmup in [0, 1), weight_decay >= 0"
             )
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"preset: training.schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
 
 
 @dataclass(frozen=True)

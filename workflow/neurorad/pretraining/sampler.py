@@ -8,7 +8,7 @@ import numpy as np
 from neurorad.problems import InputError
 from neurorad.seeds import generator, seed_of
 
-SAMPLING = ("balanced", "natural")
+SAMPLING = ("balanced", "natural", "by_objective")
 
 
 class BalancedSampler:
@@ -74,19 +74,34 @@ class NaturalSampler:
 
 
 def make_sampler(
-    sampling: str, objective: str, groups: Sequence[int], patients: Sequence[str], batch_size: int, seed: int
+    sampling: str,
+    objective: str,
+    groups: Sequence[int],
+    patients: Sequence[str],
+    batch_size: int,
+    seed: int,
+    allow_natural: bool = False,
 ) -> BalancedSampler | NaturalSampler:
-    """Raises InputError for an unknown sampling, and for Group-DRO with natural sampling.
+    """The sampler of a run. `sampling`: `balanced` or `natural` for every objective, or `by_objective`: natural for
+    `base` and balanced for the others. The objective `balanced` is always sampled so.
 
-    With natural sampling a group's absence counts, and all weight drifts to the largest group.
+    Raises:
+        InputError: unknown sampling; `dro` or `excess` with natural sampling without `allow_natural`, as a group's
+            absence then counts and all weight drifts to the largest group; `balanced` where base is balanced already.
     """
     if sampling not in SAMPLING:
         raise InputError(f"preset: training.sampling is {sampling!r}, not one of {', '.join(SAMPLING)}")
-    if sampling == "balanced":
-        return BalancedSampler(groups, patients, batch_size, seed)
-    if objective == "dro":
+    if objective == "balanced" and sampling == "balanced":
         raise InputError(
-            "preset: training.sampling is natural and the objective is dro: weights would follow how often a group "
-            "appears, not its loss; set training.sampling to balanced"
+            "preset: training.sampling is balanced for every objective, so the objective balanced would be base once "
+            "more; set training.sampling to by_objective (base natural, the others balanced) or leave balanced out"
+        )
+    natural = sampling == "natural" or (sampling == "by_objective" and objective == "base")
+    if objective == "balanced" or not natural:
+        return BalancedSampler(groups, patients, batch_size, seed)
+    if objective in ("dro", "excess") and not allow_natural:
+        raise InputError(
+            f"preset: training.sampling is natural and the objective is {objective}: weights would follow how often a "
+            "group appears, not its loss; set training.sampling to balanced (or dro.allow_natural to true, knowingly)"
         )
     return NaturalSampler(len(patients), batch_size, seed)

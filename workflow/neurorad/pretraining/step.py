@@ -43,10 +43,12 @@ def cosine(step: int, steps: int, start: float, end: float) -> float:
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear warm-up over `warmup` steps (the first step already learns), then half a cosine to 0."""
+def learning_rate(step: int, steps: int, warmup: int, peak: float, schedule: str = "cosine") -> float:
+    """Linear warm-up over `warmup` steps (the first step already learns), then half a cosine to 0, or `constant`."""
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 

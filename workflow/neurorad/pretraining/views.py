@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from neurorad.pretraining.artefacts import along_axes, blur_matrix, gibbs_matrix, low_resolution_matrix
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
@@ -49,7 +50,8 @@ class Geometry:
 class Intensity:
     """`probability` holds for each effect and sequence. `gamma`, `contrast`: largest factor g, drawn log-uniformly in
     [1/g, g]. `brightness`: largest shift as a fraction of the intensity range. `bias`: standard deviation of the log
-    of the bias field. `blur`: largest sigma in voxels. `noise`: largest standard deviation in units of the z-score.
+    of the bias field. `blur`: largest sigma in voxels. `low_resolution`: largest factor by which voxels grow. `gibbs`:
+    largest part of k-space cut off along each axis. `noise`: largest standard deviation in units of the z-score.
     `sequence_dropout`: probability that a sequence is absent; one always stays."""
 
     probability: float
@@ -58,8 +60,16 @@ class Intensity:
     contrast: float
     bias: float
     blur: float
+    low_resolution: float
+    gibbs: float
     noise: float
     sequence_dropout: float
+
+    def __post_init__(self) -> None:
+        if self.gamma < 1 or self.contrast < 1 or self.low_resolution < 1 or not 0 <= self.gibbs < 1:
+            raise InputError(
+                "preset: intensity.gamma, contrast and low_resolution are factors of at least 1, gibbs lies in [0, 1)"
+            )
 
 
 def uniforms(seeds: Sequence[int], name: str, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -161,16 +171,18 @@ def _point_in_brain(brain: Tensor, draws: Tensor, shape: Tensor) -> Tensor:
 
 
 def change_intensity(view: Tensor, inside: Tensor, seeds: Sequence[int], intensity: Intensity) -> Tensor:
-    """Gamma, bias field, contrast, brightness, blur and noise, each sequence `[B, C]` with numbers of its own.
+    """Gamma, bias field, contrast, brightness, Gibbs ringing, blur, low resolution and noise, in this order; each
+    sequence `[B, C]` with numbers of its own.
 
     Gamma and bias act on intensities scaled to [0, 1] over the brain, because z-scores are negative in half of it.
     """
-    samples, channels = view.shape[:2]
-    draws = uniforms(seeds, "intensity", (2, 6, channels), view.device)
+    channels = view.shape[1]
+    draws = uniforms(seeds, "intensity", (2, 8, channels), view.device)
     applied = (draws[:, 0] < intensity.probability).float()
     strength = (applied * (2 * draws[:, 1] - 1))[..., None, None, None]
     gamma, contrast, brightness = (strength[:, effect] for effect in range(3))
-    bias, blur, noise = applied[:, 3, :, None, None, None], strength[:, 4].abs(), strength[:, 5].abs()
+    bias, noise = applied[:, 3, :, None, None, None], strength[:, 5].abs()
+    blur, low_resolution, gibbs = (strength[:, effect, :, 0, 0, 0].abs() for effect in (4, 6, 7))
 
     low = torch.where(inside, view, torch.inf).amin(dim=(2, 3, 4), keepdim=True)
     high = torch.where(inside, view, -torch.inf).amax(dim=(2, 3, 4), keepdim=True)
@@ -184,24 +196,12 @@ def change_intensity(view: Tensor, inside: Tensor, seeds: Sequence[int], intensi
     scaled = (scaled - mean) * intensity.contrast**contrast + mean + intensity.brightness * brightness
     changed = (scaled * span + low) * weight
 
+    size = view.shape[-1]
+    artefacts = low_resolution_matrix(size, 1 + (intensity.low_resolution - 1) * low_resolution)
+    artefacts = artefacts @ blur_matrix(size, intensity.blur * blur) @ gibbs_matrix(size, intensity.gibbs * gibbs)
     # The background is 0, the mean of the brain, so blurring across the edge pulls towards the mean only.
-    changed = gaussian_blur(changed, (intensity.blur * blur).expand(samples, channels, 1, 1, 1))
+    changed = along_axes(changed, artefacts)
     return changed + intensity.noise * noise * noises(seeds, "noise", view.shape[1:], view.device)
-
-
-def gaussian_blur(volumes: Tensor, sigma: Tensor) -> Tensor:
-    """`[B, C, s, s, s]` with sigma `[B, C, 1, 1, 1]` in voxels; sigma 0 changes nothing. At the edge of the
-    view the kernel is cut and its weights add up to 1 again.
-
-    One product with an `[s, s]` matrix an axis: for cubes this small faster than a convolution a sample.
-    """
-    places = torch.arange(volumes.shape[-1], device=volumes.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * ((places[:, None] - places) / sigma[:, :, 0].clamp_min(1e-3)) ** 2)
-    kernel = kernel / kernel.sum(dim=-1, keepdim=True)
-    for _ in range(3):
-        # Blurs the first axis and makes it the last; after three turns the axes are back in order.
-        volumes = (volumes.flatten(3).transpose(2, 3) @ kernel.transpose(2, 3)).view_as(volumes)
-    return volumes
 
 
 def keep_sequences(seeds: Sequence[int], channels: int, dropout: float, device: torch.device) -> Tensor:

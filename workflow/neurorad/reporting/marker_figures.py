@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from neurorad.encoder_names import encoder_parts
+from neurorad.encoder_names import OBJECTIVES, encoder_parts
 from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
@@ -15,6 +16,8 @@ from neurorad.reporting.theme import (
     INK,
     METHOD_COLOURS,
     METHOD_LABELS,
+    OBJECTIVE_LABELS,
+    OBJECTIVE_MARKERS,
     NothingToDrawError,
     count_range,
     encoder_label,
@@ -109,7 +112,11 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
         raise NothingToDrawError(f"no patient has a label of {', '.join(map(_label, names))}")
     sites = sorted(rows["site"].unique())
     names = tuple(name for name in names if name in set(rows["endpoint"]))
-    figure = new_figure(0.55 + 1.22 * len(names), width=max(4.0, min(7.2, 0.9 + 2.1 * len(sites))))
+    # Two objectives fit a method's row; more make the rows taller.
+    objectives = rows["encoder"].map(lambda e: encoder_parts(e)[1]).nunique()
+    figure = new_figure(
+        0.55 + 1.22 * max(1.0, objectives / 2.5) * len(names), width=max(4.0, min(7.2, 0.9 + 2.1 * len(sites)))
+    )
     axes = figure.subplots(len(names), len(sites), squeeze=False, sharex=True)
     span = _span(rows[["ci_low", "ci_high", "value"]], (0.3, 1.0))
     for panels, name in zip(axes, names, strict=True):
@@ -121,7 +128,7 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
             panel.set_title(f"{_label(name)} · {site_label(site)}\n{counts}", fontsize=7)
     for panel in axes[-1]:
         panel.set_xlabel("AUC (95 % CI)")
-    finish(figure, tables.leakage, objective_handles())
+    finish(figure, tables.leakage, objective_handles(rows["encoder"]))
     figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
     return figure
 
@@ -135,7 +142,8 @@ def forest(panel: Axes, rows: pd.DataFrame, first: bool, span: tuple[float, floa
         if rows.loc[rows["encoder"].isin(mine), "value"].isna().all():
             not_estimable(panel, y, sum(span) / 2)
             continue
-        offsets = np.linspace(0.2, -0.2, len(mine)) if len(mine) > 1 else np.zeros(1)
+        reach = 0.2 if len(mine) <= 2 else 0.34
+        offsets = np.linspace(reach, -reach, len(mine)) if len(mine) > 1 else np.zeros(1)
         for encoder, offset in zip(mine, offsets, strict=True):
             row = rows[rows["encoder"] == encoder].iloc[0]
             if pd.isna(row["value"]):
@@ -151,10 +159,10 @@ def forest(panel: Axes, rows: pd.DataFrame, first: bool, span: tuple[float, floa
 
 
 def estimate(panel: Axes, y: float, row: pd.Series, encoder: str) -> None:
-    """A point with its interval: open circle for base, filled diamond for +DRO, filled square for a reference."""
+    """A point with its interval: a marker an objective, open for base, filled diamond for +DRO, square for a reference."""
     method, objective, _ = encoder_parts(encoder)
     colour = METHOD_COLOURS.get(method, INK)
-    marker = {"base": "o", "dro": "D"}.get(objective, "s")
+    marker = OBJECTIVE_MARKERS.get(objective, "s")
     if pd.notna(row["ci_low"]):
         panel.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=1.1, zorder=2)
     face = "white" if objective == "base" else colour
@@ -169,14 +177,27 @@ def chance(panel: Axes, value: float = 0.5) -> None:
     panel.axvline(value, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
 
 
-def objective_handles() -> list:
+def objective_handles(encoders: Iterable[str]) -> list:
+    """Base and +DRO always, the other objectives where an encoder has them."""
     from matplotlib.lines import Line2D
 
-    return [
-        Line2D([], [], marker="o", mfc="white", mec=INK, color=INK, ms=4.2, lw=1.1, label="base"),
-        Line2D([], [], marker="D", mfc=INK, mec=INK, color=INK, ms=4.2, lw=1.1, label="+DRO"),
-        Line2D([], [], color="#BBBBBB", lw=0.7, ls=":", label="chance"),
+    shown = {"base", "dro"} | {encoder_parts(encoder)[1] for encoder in encoders}
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=OBJECTIVE_MARKERS[name],
+            mfc="white" if name == "base" else INK,
+            mec=INK,
+            color=INK,
+            ms=4.2,
+            lw=1.1,
+            label=OBJECTIVE_LABELS[name],
+        )
+        for name in OBJECTIVES
+        if name in shown
     ]
+    return [*handles, Line2D([], [], color="#BBBBBB", lw=0.7, ls=":", label="chance")]
 
 
 def draw_differences(tables: Tables) -> Figure:
@@ -237,6 +258,8 @@ def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.Da
         NothingToDrawError: the table has none.
     """
     rows = comparison[comparison["metric"] == "auc_difference"]
+    if "objective" in rows:
+        rows = rows[rows["objective"] == "dro"]
     if "protocol" in rows and (rows["protocol"] == protocol).any():
         rows = rows[rows["protocol"] == protocol]
     if rows.empty:

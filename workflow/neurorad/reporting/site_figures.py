@@ -68,11 +68,12 @@ def draw_sites(tables: Tables) -> Figure:
 
 
 def _grid(encoders: list[str]) -> list[list[str | None]]:
-    """Base in the first line, +DRO below, references (random weights) appended to the first; at most `ACROSS` in a line."""
+    """An objective a line, base first, references (random weights) appended to it; at most `ACROSS` in a line."""
     by_objective = {
         objective: [e for e in encoders if encoder_parts(e)[1] == objective] for objective in OBJECTIVE_LABELS
     }
-    lines = [by_objective["base"] + by_objective["none"], by_objective["dro"]]
+    first = by_objective.pop("base") + by_objective.pop("none")
+    lines = [first, *by_objective.values()]
     rest = [e for e in encoders if encoder_parts(e)[1] not in OBJECTIVE_LABELS]
     lines = [line for line in (*lines, rest) if line]
     widest = max(map(len, lines))

@@ -51,7 +51,7 @@ def draw_survival(tables: Tables) -> Figure:
         counts = f"n = {count_range(mine['n'])}, {count_range(mine['n_events'])} deaths"
         panel.set_title(f"{site_label(site)}\n{counts}", fontsize=7.5)
         panel.set_xlabel("c-index (95 % CI)")
-    finish(figure, tables.leakage, objective_handles())
+    finish(figure, tables.leakage, objective_handles(rows["encoder"]))
     figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
     return figure
 

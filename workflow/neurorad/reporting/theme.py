@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from neurorad.encoder_names import encoder_parts
+from neurorad.encoder_names import OBJECTIVES, encoder_parts
 from neurorad.files import atomic
 
 if TYPE_CHECKING:
@@ -39,7 +39,22 @@ METHOD_LABELS = {
     "random": "random weights",
     "clinical": "age + sex",
 }
-OBJECTIVE_LABELS = {"base": "base", "dro": "+DRO", "none": ""}
+OBJECTIVE_LABELS = {
+    "base": "base",
+    "balanced": "balanced",
+    "dro": "+DRO",
+    "excess": "+excess DRO",
+    "worst": "worst group",
+    "none": "",
+}
+OBJECTIVE_MARKERS = {"base": "o", "balanced": "^", "dro": "D", "excess": "v", "worst": "P", "none": "s"}
+OBJECTIVE_LINES = {
+    "base": (0, (3, 1.5)),
+    "balanced": (0, (1, 1)),
+    "dro": "-",
+    "excess": (0, (6, 1, 1, 1)),
+    "worst": (0, (3, 1, 1, 1, 1, 1)),
+}
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#997700", "#222255", "#BB5566", "#888888")
 """For sites and groups: Paul Tol's `bright`, extended."""
 
@@ -119,13 +134,14 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def order_encoders(names: Iterable[str]) -> list[str]:
-    """Methods in the theme's order, base before +DRO, then seed; unknown methods after the known ones."""
-    methods = list(METHOD_COLOURS)
+    """Methods in the theme's order, then objectives, then seed; unknown ones after the known ones."""
+    methods, objectives = list(METHOD_COLOURS), ["none", *OBJECTIVES]
 
     def key(name: str) -> tuple[int, str, int, str]:
         method, objective, _ = encoder_parts(name)
         known = methods.index(method) if method in methods else len(methods)
-        return known, method, ["none", "base", "dro"].index(objective) if objective in OBJECTIVE_LABELS else 3, name
+        rank = objectives.index(objective) if objective in objectives else len(objectives)
+        return known, method, rank, name
 
     return sorted(set(names), key=key)
 

@@ -12,6 +12,7 @@ from neurorad.reporting.theme import (
     METHOD_COLOURS,
     METHOD_LABELS,
     OBJECTIVE_LABELS,
+    OBJECTIVE_LINES,
     NothingToDrawError,
     colours,
     finish,
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _line(objective: str) -> str | tuple:
-    return "-" if objective == "dro" else (0, (3, 1.5))
+WEIGHTED = ("dro", "excess", "worst")
+"""Objectives with group weights of their own; a panel shows those of the first that was trained."""
 
 
 def draw_training(tables: Tables) -> Figure:
-    """Top: loss against step, base dashed and +DRO solid. Bottom: weight of each group under +DRO."""
+    """Top: loss against step, a line style an objective. Bottom: weight of each group under +DRO."""
     history = tables.history
     encoders = order_encoders(history["encoder"])
     methods = list(dict.fromkeys(encoder_parts(encoder)[0] for encoder in encoders))
@@ -50,12 +51,14 @@ def draw_training(tables: Tables) -> Figure:
                 part["step"],
                 part["loss"],
                 color=METHOD_COLOURS.get(method, "#222222"),
-                ls=_line(objective),
+                ls=OBJECTIVE_LINES.get(objective, "-"),
                 alpha=1.0 if objective == "dro" else 0.75,
             )
         top.set_title(METHOD_LABELS.get(method, method))
         weights = groups[groups["encoder"].isin(mine)] if groups is not None else None
-        weights = None if weights is None else weights[weights["encoder"].map(lambda e: encoder_parts(e)[1] != "base")]
+        weighted = next((o for o in WEIGHTED if o in {encoder_parts(e)[1] for e in mine}), None)
+        if weights is not None:
+            weights = weights[[encoder_parts(encoder)[1] == weighted for encoder in weights["encoder"]]]
         if weights is None or weights.empty:
             bottom.set_axis_off()
             text = "no group weights given" if groups is None else "no +DRO run"
@@ -67,11 +70,15 @@ def draw_training(tables: Tables) -> Figure:
             bottom.plot(part["step"], part["weight"], color=shade[str(group)], label=str(group))
         bottom.axhline(1 / weights["group"].nunique(), color="#BBBBBB", lw=0.7, ls=":", zorder=0)
         bottom.set_ylim(0, None)
+        if weighted != "dro":
+            bottom.set_title(f"under {OBJECTIVE_LABELS[weighted]}", fontsize=7)
         bottom.set_xlabel("step")
     axes[0, 0].set_ylabel("loss (each method's own)")
     axes[1, 0].set_ylabel("group weight (dotted: equal)")
-    shown = [objective for objective in ("base", "dro") if objective in {encoder_parts(e)[1] for e in encoders}]
-    handles = {name: Line2D([], [], color=INK, ls=_line(name), label=OBJECTIVE_LABELS[name]) for name in shown}
+    shown = [objective for objective in OBJECTIVE_LINES if objective in {encoder_parts(e)[1] for e in encoders}]
+    handles = {
+        name: Line2D([], [], color=INK, ls=OBJECTIVE_LINES[name], label=OBJECTIVE_LABELS[name]) for name in shown
+    }
     for panel in axes[1]:
         handles.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     finish(figure, tables.leakage, list(handles.values()))
