@@ -30,6 +30,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "coordinates": ("t-SNE coordinates, one an encoder", ("encoder", "cohort", "x", "y")),
     "comparison": ("comparison.parquet", ("site", "endpoint", "metric", "value", "ci_low", "ci_high")),
     "agreement": ("agreement.parquet of an explanation", ("encoder", "endpoint", "scan", "mass", "prior_mass")),
+    "checks": ("checks.parquet of an explanation", ("encoder", "endpoint", "protocol", "metric", "value", "n")),
 }
 """Flag -> (what it holds, columns without which nothing can be drawn)."""
 
@@ -56,6 +57,7 @@ class Tables:
     coordinates: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
+    checks: pd.DataFrame | None = None
     maps: list[dict[str, np.ndarray]] | None = None
     audit: dict[str, Any] | None = None
 

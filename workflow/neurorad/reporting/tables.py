@@ -71,6 +71,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "survival": (_sorted("survival"), ("survival",)),
     "invariance": (_sorted("invariance"), ("invariance",)),
     "comparison": (_sorted("comparison"), ("comparison",)),
+    "map_checks": (_sorted("checks"), ("checks",)),
 }
 """Name -> (function, flags it needs)."""
 
