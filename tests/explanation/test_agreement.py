@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from neurorad.explanation.agreement import centre_prior, mass_in_mask, pointing_hit, telling_slice
+from neurorad.explanation.agreement import centre_prior, dice_at_top, mass_in_mask, pointing_hit, telling_slice
 
 
 def test_mass_and_hit_by_hand():
@@ -47,3 +47,15 @@ def test_slice_is_that_of_most_tumour_else_of_most_mass():
     assert telling_slice(cam, tumour) == 1
     tumour[0, 0, 3], tumour[:2, 0, 4] = True, True
     assert telling_slice(cam, tumour) == 4
+
+
+def test_dice_of_the_highest_voxels_by_hand():
+    brain = np.ones((10, 10, 1), bool)
+    cam = np.arange(100.0).reshape(10, 10, 1)
+    mask = np.zeros_like(brain)
+    mask[9, 6:, 0] = True  # 96 to 99
+    # The highest 5 of 100 voxels are 95 to 99: four in the mask.
+    assert dice_at_top(cam, mask, brain) == pytest.approx(2 * 4 / (5 + 4))
+    assert dice_at_top(np.where(cam > 97, cam, 0), mask, brain) == pytest.approx(2 * 2 / (2 + 4)), "0 claims nothing"
+    assert math.isnan(dice_at_top(np.zeros_like(cam), mask, brain))
+    assert math.isnan(dice_at_top(cam, np.zeros_like(mask), brain))

@@ -64,6 +64,9 @@ def study(tmp_path):
         tmp_path / "coefficients.parquet",
         pd.DataFrame([{"endpoint": "idh1", "site": "all", "intercept": 0.3, **weights}]),
     )
+    features = pd.DataFrame(rng.normal(size=(6, 32)), columns=[f"e{i}" for i in range(32)])
+    write_table(tmp_path / "embeddings.parquet", pd.DataFrame(rows)[["cohort", "scan", "patient"]].join(features))
+    write_json(tmp_path / "audit.json", {"stamp": "STAMPED"})
     return tmp_path
 
 
@@ -73,13 +76,17 @@ def explain(folder, **changed):
         "coefficients": folder / "coefficients.parquet",
         "predictions": folder / "predictions.parquet",
         "volumes": folder / "volumes.tsv",
+        "embeddings": folder / "embeddings.parquet",
+        "leakage": folder / "audit.json",
         "endpoint": "idh1",
         "out": folder / "out",
+        **{"close": 2, "window": 12, "steps": 3},
         **changed,
     }
     parser = argparse.ArgumentParser()
     commands.add_verbs(parser.add_subparsers())
-    args = parser.parse_args(["explain", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))])
+    words = [(f"--{name}", *(value if isinstance(value, tuple) else (value,))) for name, value in flags.items()]
+    args = parser.parse_args(["explain", *(str(word) for flag in words for word in flag)])
     args.run(args)
 
 
@@ -106,8 +113,46 @@ def test_maps_and_agreement(study):
 def test_same_bytes_again(study):
     explain(study)
     explain(study, out=study / "again")
-    for name in ("maps.npz", "agreement.parquet"):
+    for name in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet"):
         assert (study / "out" / name).read_bytes() == (study / "again" / name).read_bytes()
+
+
+def test_checks_stand_beside_the_prior_with_intervals_and_counts(study):
+    explain(study)
+    scans = pd.read_parquet(study / "out" / "check_scans.parquet")
+    assert set(scans["scan"]) == {"s0", "s1", "s2", "s3", "s4"}, "s5 has no mask"
+    checks = pd.read_parquet(study / "out" / "checks.parquet").set_index(["protocol", "metric"])
+    assert set(checks["leakage"]) == {"STAMPED"}
+    mass = checks.loc[("gradcam", "mass_in_tumour")]
+    mine = scans[(scans["map"] == "gradcam") & (scans["metric"] == "mass_in_tumour")]["value"]
+    assert mass["value"] == pytest.approx(mine.mean()) and mass["n"] == 5
+    assert mass["ci_low"] < mass["value"] < mass["ci_high"]
+    prior = checks.loc[("centre_prior", "mass_in_tumour"), "value"]
+    assert checks.loc[("gradcam", "mass_in_tumour_minus_prior"), "value"] == pytest.approx(mass["value"] - prior)
+    closely = checks.loc[("gradcam", "cascade_stem")]
+    assert closely["n"] == 2 and np.isnan(closely["ci_low"]) and "2 patients" in closely["note"]
+    expected = {"occlusion", "gradcam", "gradcam++", "centre_prior", "random"}
+    assert set(checks.xs("deletion_fall", level="metric").index) == expected
+    for name in ("permuted_labels", "simple_probe", "cascade_layer4"):
+        assert ("gradcam", name) in checks.index
+
+
+def test_another_seed_tells_whether_maps_are_repeatable(study):
+    twin = study / "byol-dro-s1"
+    twin.mkdir()
+    for name in ("encoder.safetensors", "card.json"):
+        (twin / name).write_bytes((study / "byol-dro-s0" / name).read_bytes())
+    explain(study, twin=(twin, study / "coefficients.parquet"))
+    checks = pd.read_parquet(study / "out" / "checks.parquet").set_index(["protocol", "metric"])
+    assert checks.loc[("gradcam", "seed_1"), "value"] == pytest.approx(1), "the same weights: the same map"
+
+
+def test_counter_evidence_is_kept_beside_the_map(study):
+    explain(study)
+    with np.load(study / "out" / "maps.npz", allow_pickle=False) as stored:
+        against, maps = stored["against"], stored["maps"]
+    assert against.shape == (4, *SHAPE[:2]) and (against >= 0).all() and against.max() <= 1
+    assert maps.shape[1:] == SHAPE
 
 
 def test_layers_differ(study):

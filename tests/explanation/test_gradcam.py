@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from neurorad.explanation import gradcam as cams
 from neurorad.explanation.agreement import mass_in_mask, pointing_hit
-from neurorad.explanation.gradcam import gradcam
+from neurorad.explanation.gradcam import gradcam_plus_plus, look
+
+
+def gradcam(net: nn.Module, layer: nn.Module, weights: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
+    return cams.gradcam(look(net, layer, weights, volume[None]))[0]
 
 
 class Brightness(nn.Module):
@@ -103,3 +108,57 @@ def test_randomised_weights_change_the_map(blob):
 def test_layer_outside_the_forward_pass_is_an_error(blob):
     with pytest.raises(ValueError, match="not part"):
         gradcam(Brightness(), nn.Conv3d(4, 2, 1), torch.ones(2), blob[0])
+
+
+def test_a_layer_without_space_is_an_error(blob):
+    net = Small(1)
+    net.layer.append(nn.AdaptiveAvgPool3d(1)).append(nn.Flatten())
+    net.forward = lambda volume: net.layer(net.stem(volume))
+    with pytest.raises(ValueError, match="no spatial map"):
+        look(net, net.layer, torch.ones(8), blob[0][None])
+
+
+def test_counter_evidence_is_the_map_of_the_opposite_probe(blob):
+    net, weights = Small(1), torch.randn(8, generator=torch.Generator().manual_seed(2))
+    against = cams.gradcam(look(net, net.layer, weights, blob[0][None]), against=True)[0]
+    torch.testing.assert_close(against, gradcam(net, net.layer, -weights, blob[0]))
+
+
+def test_plus_plus_agrees_with_monai_but_for_its_scale(blob):
+    from monai.visualize import GradCAMpp
+
+    net, weights = Small(1).eval(), torch.randn(8, generator=torch.Generator().manual_seed(2)) * 20
+    ours = gradcam_plus_plus(look(net, net.layer, weights, blob[0][None]))[0]
+    head = nn.Linear(8, 1)
+    head.weight.data, head.bias.data = weights[None], torch.zeros(1)
+    whole = nn.Sequential(net, head)
+    theirs = torch.as_tensor(GradCAMpp(whole, "0.layer", postprocessing=lambda x: x)(blob[0][None], class_idx=0)[0, 0])
+    torch.testing.assert_close(ours / ours.max(), theirs / theirs.max(), rtol=1e-4, atol=1e-6)
+    plain = gradcam(net, net.layer, weights, blob[0])
+    assert not torch.allclose(ours / ours.max(), plain / plain.max(), atol=0.05)
+
+
+def test_a_batch_gives_the_maps_of_its_scans(blob):
+    net, weights = Small(1), torch.randn(8, generator=torch.Generator().manual_seed(2))
+    scans = torch.stack([blob[0], blob[0].flip(1), 2 * blob[0]])
+    together = look(net, net.layer, weights, scans)
+    for i, scan in enumerate(scans):
+        torch.testing.assert_close(cams.gradcam(together)[i], gradcam(net, net.layer, weights, scan))
+    assert together.logit.shape == (3,)
+
+
+def test_a_map_costs_at_most_three_forward_passes(blob):
+    """Counted in multiplications, so that a busy machine decides nothing: the backward pass stops at the layer."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from neurorad.encoder import Architecture, initialised
+
+    encoder = initialised(Architecture("resnet10", 8, 2, False, "group"), 0)
+    volume = torch.randn(1, 4, 32, 32, 32)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        encoder.eval()(volume)
+    for layer in ("layer2", "layer3", "layer4"):
+        with FlopCounterMode(display=False) as mapped:
+            seen = look(encoder, getattr(encoder.network, layer), torch.ones(encoder.dimension), volume)
+            cams.gradcam(seen), gradcam_plus_plus(seen)
+        assert forward.get_total_flops() <= mapped.get_total_flops() <= 3 * forward.get_total_flops()

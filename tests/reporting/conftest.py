@@ -247,6 +247,21 @@ def explanation() -> tuple[list[dict[str, np.ndarray]], pd.DataFrame]:
     return [stored], agreement
 
 
+def map_checks(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    alike = [*(f"cascade_{stage}" for stage in ("layer4", "layer3", "layer2", "layer1", "stem")), "permuted_labels"]
+    for encoder in ENCODERS:
+        for kind in ("gradcam", "occlusion", "centre_prior", "random"):
+            for metric, middle in (("mass_in_tumour", 0.2), ("deletion_fall", 0.5)):
+                if (kind, metric) != ("random", "mass_in_tumour"):
+                    value = middle * (2 if kind == "gradcam" else 1) + rng.normal(0, 0.03)
+                    rows.append({**row(encoder, "all", "idh1", metric, value, 0.08, 16, 0), "protocol": kind})
+        for place, metric in enumerate((*alike, "simple_probe")):
+            value = 0.8 if metric == "simple_probe" else 0.9 / (place + 1)
+            rows.append({**row(encoder, "all", "idh1", metric, value, 0.1, 5, 0), "protocol": "gradcam"})
+    return pd.DataFrame(rows)
+
+
 @cache
 def planted_once() -> Tables:
     rng = np.random.default_rng(0)
@@ -259,6 +274,7 @@ def planted_once() -> Tables:
         coordinates=coordinates(rng),
         maps=maps,
         agreement=agreement,
+        checks=map_checks(rng),
         audit={"stamp": STAMP, "overlaps": []},
     )
 

@@ -10,6 +10,7 @@ import yaml
 
 from neurorad.cohorts.releases import RELEASES
 from neurorad.endpoints import endpoints
+from neurorad.reporting.registry import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +51,7 @@ def test_the_shipped_study(tmp_path, shipped):
     assert counts["embed"] == 3 * (8 + 2)
     assert counts["pretrain"] == counts["explain"] == 8
     assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2
-    assert sum(count for name, count in counts.items() if name.startswith("figure_")) == 12
+    assert sum(count for name, count in counts.items() if name.startswith("figure_")) == len(FIGURES)
     assert counts["audit"] == counts["folds"] == counts["compare"] == counts["report"] == counts["clean"] == 1
     assert counts["crate"] == 1
 

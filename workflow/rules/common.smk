@@ -29,6 +29,7 @@ ENCODERS = encoder_names(PRETRAINING)
 BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
 EVALUATION = config["evaluation"]
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
+CHECKS = ["check_scans.parquet", "checks.parquet"]
 
 
 wildcard_constraints:
@@ -197,6 +198,35 @@ def probe_flags(wildcards, input):
     clinical = [f"--clinical {' '.join(map(shlex.quote, input.clinical))}"] if input.clinical else []
     robust = ["--robust"] if "robust" in EVALUATION.get("probes", []) else []
     return " ".join([*clinical, *robust])
+# Explanation
+
+
+def twins(encoder):
+    """Encoders that differ in their seed alone: their maps should agree."""
+    stem = encoder.rsplit("-s", 1)[0]
+    return [other for other in ENCODERS if other != encoder and other.rsplit("-s", 1)[0] == stem]
+
+
+def twin_files(wildcards):
+    return [
+        path
+        for other in twins(wildcards.encoder)
+        for path in (
+            *multiext(f"{encoder_folder(other)}/", "card.json", "encoder.safetensors"),
+            f"results/evaluation/probe/{other}.coefficients.parquet",
+        )
+    ]
+
+
+def twin_flags(wildcards):
+    return " ".join(
+        f"--twin {shlex.quote(encoder_folder(other))} results/evaluation/probe/{other}.coefficients.parquet"
+        for other in twins(wildcards.encoder)
+    )
+
+
+def effort_flags(wildcards):
+    return " ".join(f"--{key} {value}" for key, value in sorted(EXPLANATION.items()) if key != "endpoints")
 
 
 # Reporting
@@ -224,6 +254,11 @@ FILES = {
     ),
     "agreement": expand(
         "results/explanation/{encoder}/{endpoint}/agreement.parquet",
+        encoder=ENCODERS,
+        endpoint=EXPLANATION["endpoints"],
+    ),
+    "checks": expand(
+        "results/explanation/{encoder}/{endpoint}/checks.parquet",
         encoder=ENCODERS,
         endpoint=EXPLANATION["endpoints"],
     ),

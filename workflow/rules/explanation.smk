@@ -7,8 +7,11 @@ rule explain:
         predictions="results/evaluation/probe/{encoder}.predictions.parquet",
         coefficients="results/evaluation/probe/{encoder}.coefficients.parquet",
         volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
+        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        leakage="results/cohorts/leakage_audit.json",
+        twins=twin_files,
     output:
-        multiext("results/explanation/{encoder}/{endpoint}/", "maps.npz", "agreement.parquet"),
+        multiext("results/explanation/{encoder}/{endpoint}/", "maps.npz", "agreement.parquet", *CHECKS),
     log:
         "results/logs/explain/{encoder}/{endpoint}.log",
     benchmark:
@@ -20,10 +23,11 @@ rule explain:
     params:
         encoder=lambda wildcards: encoder_folder(wildcards.encoder),
         folder=folder_of,
-        patients=EXPLANATION["patients"],
-        layer=EXPLANATION["layer"],
+        twins=twin_flags,
+        effort=effort_flags,
     shell:
         "neurorad explain --encoder {params.encoder:q} --endpoint {wildcards.endpoint}"
         " --coefficients {input.coefficients:q} --predictions {input.predictions:q} --volumes {input.volumes:q}"
-        " --patients {params.patients} --layer {params.layer} --out {params.folder:q} --threads {threads}"
+        " --embeddings {input.embeddings:q} --leakage {input.leakage:q} {params.twins} {params.effort}"
+        " --out {params.folder:q} --threads {threads}"
         " 2> >(tee {log:q} >&2)"

@@ -7,9 +7,8 @@ compared with each other, and each has its own censoring distribution. Undefined
 
 import numpy as np
 
-from neurorad.evaluation.metrics import _ratio as ratio
 from neurorad.evaluation.metrics import _wins as wins
-from neurorad.evaluation.metrics import comparable
+from neurorad.evaluation.metrics import comparable, ratio
 
 
 def _product_limit(

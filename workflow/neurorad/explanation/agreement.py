@@ -28,6 +28,19 @@ def pointing_hit(cam: np.ndarray, mask: np.ndarray) -> float:
     return float(mask[cam == cam.max()].mean())
 
 
+def dice_at_top(cam: np.ndarray, mask: np.ndarray, brain: np.ndarray, share: float = 0.05) -> float:
+    """Dice overlap of the mask with the map's highest voxels, `share` of the brain's; NaN as `mass_in_mask`.
+
+    Voxels of value 0 are never among the highest, so that a map that knows nothing of a place claims nothing there.
+    """
+    if cam.max(initial=0) <= 0 or not mask.any():
+        return float("nan")
+    wanted = max(1, round(share * int(brain.sum())))
+    cut = np.partition(cam[brain], -wanted)[-wanted]
+    top = brain & (cam >= max(cut, np.finfo(np.float32).tiny))
+    return 2 * float((top & mask).sum()) / float(top.sum() + mask.sum())
+
+
 def centre_prior(brain: np.ndarray) -> np.ndarray:
     """A map that knows nothing but the brain: a Gaussian at its centre of mass, cut to the brain.
 

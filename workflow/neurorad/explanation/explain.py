@@ -13,7 +13,7 @@ import torch
 from neurorad import volumes
 from neurorad.encoder import Encoder, contract_differences
 from neurorad.explanation.agreement import centre_prior, mass_in_mask, pointing_hit, telling_slice
-from neurorad.explanation.gradcam import gradcam
+from neurorad.explanation.gradcam import gradcam, look
 from neurorad.problems import InputError
 
 LAYERS = ("layer2", "layer3", "layer4")
@@ -82,18 +82,22 @@ def explain(
         contract: `preprocessing` of the encoder's card.
 
     Returns:
-        Arrays for `maps.npz` (`maps` `[P, D, H, W]` float16, 1 at each scan's maximum; `t1c`, `t2f` `[P, D, H]` and
-        `tumour` of the slice `slice`), and one row a scan with `AGREEMENT` (NaN and a note without a mask).
+        Arrays for `maps.npz` (`maps` `[P, D, H, W]` float16, 1 at each scan's maximum; `against`, the counter-evidence as a
+        share of the larger maximum of the two, `t1c`, `t2f` and `tumour` `[P, D, H]` of the slice `slice`), and one row a scan with `AGREEMENT`
+        (NaN and a note without a mask).
     """
-    found: dict[str, list] = {"maps": [], "slice": [], "t1c": [], "t2f": [], "tumour": []}
+    found: dict[str, list] = {"maps": [], "against": [], "slice": [], "t1c": [], "t2f": [], "tumour": []}
     rows = []
     for row in chosen.itertuples():
         voxels, tumour = load_scan(row, contract)
-        cam = gradcam(encoder, getattr(encoder.network, layer), weights, torch.from_numpy(voxels)).numpy()
+        seen = look(encoder, getattr(encoder.network, layer), weights, torch.from_numpy(voxels)[None])
+        cam, against = gradcam(seen)[0].numpy(), gradcam(seen, against=True)[0].numpy()
         brain = (voxels != 0).any(axis=0)
         rows.append(_agreement(cam, brain, tumour))
         level = telling_slice(cam, tumour)
+        highest = max(cam.max(), against.max(), np.finfo(np.float32).tiny)
         found["maps"].append((cam / max(cam.max(), np.finfo(np.float32).tiny)).astype(np.float16))
+        found["against"].append((against[:, :, level] / highest).astype(np.float16))
         found["slice"].append(level)
         found["t1c"].append(voxels[T1C, :, :, level])
         found["t2f"].append(voxels[T2F, :, :, level])

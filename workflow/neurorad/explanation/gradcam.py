@@ -1,48 +1,94 @@
-"""Grad-CAM of a linear probe on a frozen 3D encoder."""
+"""Grad-CAM and Grad-CAM++ of a linear probe on a frozen 3D encoder."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 
-def gradcam(encoder: nn.Module, layer: nn.Module, weights: Tensor, volume: Tensor) -> Tensor:
-    """`[C, D, H, W] -> [D, H, W]`: where the features of `layer` raise the probe's logit.
+@dataclass(frozen=True)
+class Layer:
+    """What one layer said and what the logit made of it, for a batch of scans.
 
-    Selvaraju et al. 2017, equations 1 and 2, in three dimensions: the gradient of the logit is averaged over space
-    into one weight a channel, the weighted sum of the channels is cut at 0 and interpolated (trilinear) to the
-    volume's grid. The intercept of the probe has no gradient and is not needed.
+    activation, gradient: `[B, K, D', H', W']`, the layer's output and the gradient of each scan's logit to it.
+    grid: `[D, H, W]` of the volumes. logit: `[B]`, without the probe's intercept.
+    """
+
+    activation: Tensor
+    gradient: Tensor
+    grid: tuple[int, ...]
+    logit: Tensor
+
+
+def look(encoder: nn.Module, layer: nn.Module, weights: Tensor, volumes: Tensor) -> Layer:
+    """One forward pass, and a backward pass down to `layer` alone.
 
     Args:
-        encoder: `[1, C, D, H, W] -> [1, d]`. Run in evaluation mode whatever its mode was, and put back after.
-        layer: a module inside `encoder` whose output is `[1, K, D', H', W']`.
-        weights: `[d]`, the probe as one linear layer on the raw embedding.
-        volume: one scan.
-
-    Returns:
-        Non-negative, on the grid of `volume`, not normalised.
+        encoder: `[B, C, D, H, W] -> [B, d]`. Run in evaluation mode whatever its mode was, and put back after.
+        layer: a module inside `encoder` whose output is `[B, K, D', H', W']`.
+        weights: `[d]`, the probe as one linear layer on the raw embedding; its intercept has no gradient.
+        volumes: `[B, C, D, H, W]`.
 
     Raises:
-        ValueError: the layer was never reached.
+        ValueError: the layer was never reached, or has no spatial map.
     """
     seen: list[Tensor] = []
-    modes = [(module, module.training) for module in encoder.modules()]
-    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    encoder.eval()
+
+    def cut(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # The graph begins here: what lies before needs no gradient. The copy may be changed in place by what follows.
+        seen.append(output.detach().requires_grad_())
+        return seen[-1].clone()
+
+    hook = layer.register_forward_hook(cut)
     try:
-        # The input carries a gradient, so that the layer's output has a graph even if every weight is frozen.
-        with torch.enable_grad():
-            logit = (encoder(volume[None].float().requires_grad_()) @ weights).sum()
+        with evaluating(encoder), torch.enable_grad():
+            logit = encoder(volumes.float()) @ weights
     finally:
         hook.remove()
-        for module, training in modes:
-            module.training = training
     if not seen:
         raise ValueError("the layer is not part of the encoder's forward pass")
-    activation = seen[-1]
-    # A later in-place ReLU would change the stored tensor; residual stages end in their own, so it is final.
-    (gradient,) = torch.autograd.grad(logit, activation)
-    channels = gradient.mean(dim=(2, 3, 4), keepdim=True)
-    cam = (channels * activation).sum(dim=1, keepdim=True).clamp(min=0)
-    grid = volume.shape[1:]
-    return nn.functional.interpolate(cam, size=grid, mode="trilinear", align_corners=False)[0, 0].detach()
+    if seen[-1].ndim != 5:
+        raise ValueError(f"the layer's output {list(seen[-1].shape)} has no spatial map")
+    (gradient,) = torch.autograd.grad(logit, seen[-1], torch.ones_like(logit))
+    return Layer(seen[-1].detach(), gradient, tuple(volumes.shape[2:]), logit.detach())
+
+
+@contextmanager
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; afterwards each in its own mode again (MONAI's maps change with the mode)."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def gradcam(seen: Layer, against: bool = False) -> Tensor:
+    """`[B, D, H, W]`: where the features of the layer raise the logit; with `against`, where they lower it.
+
+    Selvaraju et al. 2017, equations 1 and 2, in three dimensions: the gradient averaged over space is one weight a
+    channel, and the weighted sum of the channels is cut at 0. Non-negative, not normalised.
+    """
+    channels = seen.gradient.mean(dim=(2, 3, 4), keepdim=True)
+    return _on_grid((-1 if against else 1) * (channels * seen.activation).sum(dim=1, keepdim=True), seen.grid)
+
+
+def gradcam_plus_plus(seen: Layer) -> Tensor:
+    """`[B, D, H, W]`: Grad-CAM++ (Chattopadhay et al. 2018, equations 10 and 19): each place of a channel has its own
+    weight, so that several places count as much as one. Without the paper's factor exp(logit), which scales a whole map.
+    """
+    squared = seen.gradient**2
+    below = 2 * squared + (seen.activation * seen.gradient**3).sum(dim=(2, 3, 4), keepdim=True)
+    share = squared / (torch.where(below != 0, below, torch.ones_like(below)) + 1e-7)
+    channels = (share * seen.gradient.clamp(min=0)).sum(dim=(2, 3, 4), keepdim=True)
+    return _on_grid((channels * seen.activation).sum(dim=1, keepdim=True), seen.grid)
+
+
+def _on_grid(coarse: Tensor, grid: tuple[int, ...]) -> Tensor:
+    return nn.functional.interpolate(coarse.clamp(min=0), size=grid, mode="trilinear", align_corners=False)[:, 0]

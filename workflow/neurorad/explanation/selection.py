@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from neurorad.problems import InputError
+from neurorad.seeds import seed_of
 
 
 def chosen_scans(predictions: pd.DataFrame, available: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -35,3 +38,19 @@ def chosen_scans(predictions: pd.DataFrame, available: pd.DataFrame, number: int
             f"needed; lower --patients or give the volumes.tsv of every test cohort"
         )
     return pd.concat([rows.head(number // 2), rows.tail(number // 2)], ignore_index=True)
+
+
+def masked_scans(predictions: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFrame:
+    """The scans on which maps are checked: a known label and a tumour mask, one a patient, in the order of a hash.
+
+    Returns:
+        cohort, patient, scan, volume. The order knows neither label nor score, so any first part is a fair sample.
+    """
+    rows = predictions[predictions["label"].notna()].drop_duplicates(["cohort", "patient"])[
+        ["cohort", "patient", "scan"]
+    ]
+    rows = rows.merge(volumes, on=["cohort", "scan"], validate="one_to_one")
+    masked = [Path(row.volume).with_name(f"{row.scan}.tumour.npy").is_file() for row in rows.itertuples()]
+    order = [seed_of(row.cohort, row.patient) for row in rows.itertuples()]
+    rows = rows.assign(order=order)[masked].sort_values("order", ignore_index=True)
+    return rows[["cohort", "patient", "scan", "volume"]]

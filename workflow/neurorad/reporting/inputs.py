@@ -31,6 +31,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "comparison": ("comparison.parquet", ("site", "endpoint", "metric", "value", "ci_low", "ci_high")),
     "clean": ("clean.parquet", ("encoder", "site", "endpoint", "metric", "patients", "value")),
     "agreement": ("agreement.parquet of an explanation", ("encoder", "endpoint", "scan", "mass", "prior_mass")),
+    "checks": ("checks.parquet of an explanation", ("encoder", "endpoint", "protocol", "metric", "value", "n")),
 }
 """Flag -> (what it holds, columns without which nothing can be drawn)."""
 
@@ -58,6 +59,7 @@ class Tables:
     comparison: pd.DataFrame | None = None
     clean: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
+    checks: pd.DataFrame | None = None
     maps: list[dict[str, np.ndarray]] | None = None
     audit: dict[str, Any] | None = None
 

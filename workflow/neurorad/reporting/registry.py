@@ -13,6 +13,7 @@ from neurorad.reporting import (
     cohort_figures,
     explanation_figures,
     flow,
+    map_check_figures,
     marker_figures,
     site_figures,
     survival_figures,
@@ -67,6 +68,7 @@ FIGURES: dict[str, Entry] = {
     "fig6_gradcam": Entry(
         explanation_figures.draw_gradcam, ("maps",), "Where the encoder looked", "Figure 6", ("agreement",)
     ),
+    "fig6_map_checks": Entry(map_check_figures.draw_map_checks, ("checks",), "What the maps are worth", "Figure 6"),
 }
 
 

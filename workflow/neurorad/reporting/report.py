@@ -51,7 +51,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         (),
         ("clean",),
     ),
-    ("Where the encoder looked", "", ("fig6_gradcam",), ()),
+    ("Where the encoder looked", "", ("fig6_gradcam", "fig6_map_checks"), ("map_checks",)),
 )
 """Title, sentence, figures and tables of each chapter, in the paper's order."""
 

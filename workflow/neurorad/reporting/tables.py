@@ -102,6 +102,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "invariance": (_sorted("invariance"), ("invariance",)),
     "comparison": (_sorted("comparison"), ("comparison",)),
     "clean": (_sorted("clean"), ("clean",)),
+    "map_checks": (_sorted("checks"), ("checks",)),
 }
 """Name -> (function, flags it needs)."""
 
