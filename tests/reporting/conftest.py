@@ -229,6 +229,7 @@ def explanation() -> tuple[list[dict[str, np.ndarray]], pd.DataFrame]:
         "label": np.array([1.0, 1.0, 0.0, 0.0]),
         "score": np.array([0.97, 0.91, 0.12, 0.04]),
         "maps": np.stack(maps).astype(np.float16),
+        "against": np.stack([0.4 * maps[0], 0.9 * maps[1][::-1], 0 * maps[0], 0 * maps[0]]).astype(np.float16),
         "slice": np.full(4, 24),
         "t1c": np.stack(t1c).astype(np.float16),
         "t2f": np.stack(t2f).astype(np.float16),

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.contour import ContourSet
 
+from neurorad.reporting.explanation_figures import COUNTER, OUTLINE
 from neurorad.reporting.registry import figure
 from neurorad.reporting.theme import GREY, theme
 
@@ -15,8 +17,9 @@ def panels(picture) -> list:
     return [axes for axes in picture.axes if axes.images]
 
 
-def outlines(axes) -> list:
-    return [child for child in axes.get_children() if isinstance(child, ContourSet)]
+def outlines(axes, colour: str = OUTLINE) -> list:
+    contours = [child for child in axes.get_children() if isinstance(child, ContourSet)]
+    return [contour for contour in contours if to_hex(contour.get_edgecolor()[0]).lower() == colour.lower()]
 
 
 def of(maps: dict, encoder: str, endpoint: str = "idh1") -> dict:
@@ -39,6 +42,11 @@ def test_every_patient_has_the_slice_and_over_it_the_map(drawn, study):
 
 def test_the_tumour_is_outlined_where_there_is_one(drawn):
     assert [len(outlines(axes)) for axes in panels(drawn("fig6_gradcam"))] == [1, 1, 1, 0]
+
+
+def test_evidence_against_is_outlined_where_it_is_strong(drawn, study):
+    assert (study.maps[0]["against"].max(axis=(1, 2, 3)) > 0.5).tolist() == [False, True, False, False]
+    assert [len(outlines(axes, COUNTER)) for axes in panels(drawn("fig6_gradcam"))] == [0, 1, 0, 0]
 
 
 def test_the_outline_runs_around_the_mask(drawn, study):

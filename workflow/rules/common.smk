@@ -29,7 +29,7 @@ ENCODERS = encoder_names(PRETRAINING)
 BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
 EVALUATION = config["evaluation"]
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
-CHECKS = ["check_scans.parquet", "checks.parquet"]
+EXPLAINED = ["maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"]
 
 
 wildcard_constraints:
@@ -198,6 +198,8 @@ def probe_flags(wildcards, input):
     clinical = [f"--clinical {' '.join(map(shlex.quote, input.clinical))}"] if input.clinical else []
     robust = ["--robust"] if "robust" in EVALUATION.get("probes", []) else []
     return " ".join([*clinical, *robust])
+
+
 # Explanation
 
 

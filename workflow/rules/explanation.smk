@@ -11,7 +11,7 @@ rule explain:
         leakage="results/cohorts/leakage_audit.json",
         twins=twin_files,
     output:
-        multiext("results/explanation/{encoder}/{endpoint}/", "maps.npz", "agreement.parquet", *CHECKS),
+        multiext("results/explanation/{encoder}/{endpoint}/", *EXPLAINED),
     log:
         "results/logs/explain/{encoder}/{endpoint}.log",
     benchmark:

@@ -14,8 +14,8 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         help="Grad-CAM maps of a probe, and their agreement with the tumour",
         description="Explains the probe of one endpoint on one encoder. The patients are those with the highest and "
         "the lowest out-of-fold scores and a known label, in equal shares. Scans with a tumour mask, chosen by a hash of "
-        "their names, then show what the maps are worth. Writes maps.npz, agreement.parquet, check_scans.parquet and "
-        "checks.parquet.",
+        "their names, then show what the maps are worth. Writes maps.npz, agreement.parquet, check_scans.parquet, "
+        "checks.parquet and viewer.html.",
         epilog="example: neurorad explain --encoder results/encoders/byol-dro-s0 --endpoint idh1\n"
         "         --coefficients results/evaluation/probe/byol-dro-s0.coefficients.parquet\n"
         "         --predictions results/evaluation/probe/byol-dro-s0.predictions.parquet\n"
@@ -63,7 +63,8 @@ def run_explain(args: argparse.Namespace) -> None:
     from neurorad.explanation.checks import Effort, Probe, check_scans, summarise
     from neurorad.explanation.explain import explain, probe_weights, unexplained
     from neurorad.explanation.selection import chosen_scans, masked_scans
-    from neurorad.files import atomic, read_json, read_table, write_table
+    from neurorad.explanation.viewer import page, viewed
+    from neurorad.files import atomic, read_json, read_table, write_table, write_text
     from neurorad.problems import InputError
 
     if args.endpoint not in endpoints():
@@ -79,13 +80,14 @@ def run_explain(args: argparse.Namespace) -> None:
         raise InputError(f"{args.predictions}: predictions of {', '.join(sorted(set(mine['encoder'])))}, not of {name}")
     if args.endpoint not in set(coefficients["endpoint"]) or mine.empty:
         arrays, agreement = unexplained(f"not estimable: no probe of {args.endpoint} could be fitted")
-        scans = pd.DataFrame(columns=["cohort", "patient", "scan", "map", "metric", "value"])
+        scans, shown = pd.DataFrame(columns=["cohort", "patient", "scan", "map", "metric", "value"]), []
     else:
         probe = Probe(encoder, args.layer, probe_weights(coefficients, args.endpoint, encoder.dimension))
         volumes = pd.concat([read_table(path) for path in args.volumes], ignore_index=True)
         volumes = volumes.loc[volumes["status"] == "ok", ["cohort", "scan", "volume"]]
         chosen = chosen_scans(mine, volumes, args.patients).merge(volumes, on=["cohort", "scan"], validate="one_to_one")
         arrays, agreement = explain(encoder, args.layer, probe.weights, chosen, card["preprocessing"])
+        shown = list(viewed(arrays, chosen, agreement, card["preprocessing"]))
         embeddings = pd.concat([read_table(path) for path in args.embeddings], ignore_index=True)
         others = _permuted(probe, embeddings, mine, args.seed) | _twins(args)
         effort = Effort(args.checked, args.close, args.window, args.steps)
@@ -97,6 +99,11 @@ def run_explain(args: argparse.Namespace) -> None:
     write_table(args.out / "agreement.parquet", agreement.assign(**what)[[*what, *agreement.columns]])
     write_table(args.out / "check_scans.parquet", scans.assign(**what)[[*what, *scans.columns]])
     stamp = read_json(args.leakage)["stamp"]
+    title = f"{endpoints()[args.endpoint].label}: where {name} looked ({args.layer}, Grad-CAM)"
+    rule = (
+        f"The {len(shown)} patients with the highest and the lowest out-of-fold scores among those with a known label."
+    )
+    write_text(args.out / "viewer.html", page(title, rule, stamp, shown))
     write_table(args.out / "checks.parquet", summarise(scans, name, args.endpoint, stamp, args.seed))
 
 

@@ -82,9 +82,9 @@ def explain(
         contract: `preprocessing` of the encoder's card.
 
     Returns:
-        Arrays for `maps.npz` (`maps` `[P, D, H, W]` float16, 1 at each scan's maximum; `against`, the counter-evidence as a
-        share of the larger maximum of the two, `t1c`, `t2f` and `tumour` `[P, D, H]` of the slice `slice`), and one row a scan with `AGREEMENT`
-        (NaN and a note without a mask).
+        Arrays for `maps.npz` (`maps` `[P, D, H, W]` float16, 1 at each scan's maximum; `against` `[P, D, H, W]`, the
+        counter-evidence as a share of the larger maximum of the two; `t1c`, `t2f` and `tumour` `[P, D, H]` of the slice
+        `slice`), and one row a scan with `AGREEMENT` (NaN and a note without a mask).
     """
     found: dict[str, list] = {"maps": [], "against": [], "slice": [], "t1c": [], "t2f": [], "tumour": []}
     rows = []
@@ -97,7 +97,7 @@ def explain(
         level = telling_slice(cam, tumour)
         highest = max(cam.max(), against.max(), np.finfo(np.float32).tiny)
         found["maps"].append((cam / max(cam.max(), np.finfo(np.float32).tiny)).astype(np.float16))
-        found["against"].append((against[:, :, level] / highest).astype(np.float16))
+        found["against"].append((against / highest).astype(np.float16))
         found["slice"].append(level)
         found["t1c"].append(voxels[T1C, :, :, level])
         found["t2f"].append(voxels[T2F, :, :, level])

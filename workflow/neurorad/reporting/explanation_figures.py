@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 OUTLINE = "#00E5FF"
+COUNTER = "#4AA8FF"
+"""Contour of the counter-evidence: where it reaches half of the larger maximum of the two."""
 
 
 def draw_gradcam(tables: Tables) -> Figure:
@@ -47,13 +49,18 @@ def draw_gradcam(tables: Tables) -> Figure:
         for i, panel in enumerate(panels[: len(maps["patient"])]):
             _picture(panel, maps["t2f"][i])
             heat = _heat(panel, maps["maps"][i, :, :, maps["slice"][i]].astype(float))
+            against = maps["against"][i, :, :, maps["slice"][i]].astype(float)
+            if against.max() > 0.5:
+                panel.contour(against.T, levels=[0.5], colors=COUNTER, linewidths=0.7, linestyles="dashed")
             if maps["tumour"][i].any():
                 panel.contour(maps["tumour"][i].T, levels=[0.5], colors=OUTLINE, linewidths=0.8)
             text, colour = _agreement(tables.agreement, maps, i)
             panel.set_title(f"{_who(maps, i)}\n{text}", fontsize=6, color=colour)
         panels[0].set_ylabel(f"{encoder_label(str(maps['encoder']))}\n{_label(maps)}", fontsize=7.5)
     bar = figure.colorbar(heat, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
-    bar.set_label("Grad-CAM, share of the scan's maximum (cyan: tumour outline)", fontsize=7)
+    bar.set_label(
+        "Grad-CAM, share of the scan's maximum (cyan: tumour outline; dashed blue: evidence against)", fontsize=7
+    )
     finish(figure, tables.leakage)
     total = sum(len(maps["patient"]) for maps in explained)
     figure.set_label(f"{len(explained)} probes, {total} maps, of the patients with the highest and the lowest scores.")
