@@ -8,7 +8,7 @@ import pytest
 
 from neurorad.cli import main
 from neurorad.cohorts.labels import EXAM_COLUMNS, PATIENT_COLUMNS
-from neurorad.files import read_table
+from neurorad.files import read_table, sha256
 
 
 def ucsf(**changes):
@@ -116,6 +116,26 @@ def test_the_audit_groups_by_a_column_joins_tiny_groups_and_caps_time_points(aud
     assert set(manifest["group"]) == {"other MEN"}
     assert removed[["scan", "stage"]].to_numpy().tolist() == [["b", "repeats"]]
     assert report["scans"]["later_time_points"] == 1
+
+
+def test_the_audit_says_which_encoders_will_be_trained_again_before_they_are(audit, tmp_path, capsys):
+    def finished(name, manifest):
+        (tmp_path / "encoders" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "encoders" / name / "card.json").write_text(json.dumps({"manifest_sha256": manifest}))
+
+    grouped = ("--min-patients", "1", "--encoders", "encoders")
+    audit(*grouped)
+    assert "trained again" not in capsys.readouterr().err
+    finished("byol-base-s0", sha256(tmp_path / "m.tsv"))
+    audit(*grouped)
+    assert "trained again" not in capsys.readouterr().err
+    # A test patient who is in pretraining too.
+    table = read_table("volumes.tsv")
+    table.loc[table["scan"] == "d", "sha256"] = "c"
+    table.to_csv("volumes.tsv", sep="\t", index=False)
+    _, removed, _ = audit(*grouped)
+    assert removed["scan"].tolist() == ["c"]
+    assert "1 finished encoders (byol-base-s0) will be trained again" in capsys.readouterr().err
 
 
 def test_the_audit_refuses_a_volume_without_a_thumbnail_or_of_another_grid(audit, tmp_path, capsys):

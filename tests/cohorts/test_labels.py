@@ -17,7 +17,7 @@ from neurorad.cohorts.labels import (
     patients_of,
 )
 from neurorad.endpoints import CUTOFFS, endpoints
-from neurorad.evaluation.folds import glioblastoma_survival
+from neurorad.evaluation.folds import check_labels, glioblastoma_survival
 from neurorad.problems import InputError
 from neurorad.reporting.cohort_figures import label_counts
 
@@ -77,7 +77,7 @@ def test_upenn_keeps_every_censored_patient(real):
     truth = raw[censored].set_index(raw["ID"][censored].str[:15])["Survival_Censor"].astype(int)
     assert len(truth) == 23
     assert kept.astype(int).to_dict() == truth.to_dict()
-    assert glioblastoma_survival(patients).sum() > 400
+    assert glioblastoma_survival(check_labels(patients, endpoints())).sum() > 400
 
 
 def test_upenn_patients_are_described_by_their_baseline(real):

@@ -1,5 +1,6 @@
 """The tables of the supplement against a count by hand, and the same rows whatever the order of the files."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -40,6 +41,20 @@ def test_the_papers_numbers_stand_beside_all_its_cohorts_and_what_is_unknown_is_
     assert made["paper_test"].dropna().to_dict() == {"ucsf-pdgm": 111, "upenn-gbm": 95}
     assert made.loc["cuimc", "note"] == "private; the paper's number is not known here"
     assert made.loc["lumiere", "note"] == "complete sessions of 91 patients"
+
+
+def test_scans_that_read_as_bias_corrected_already_are_counted_where_a_field_was_measured(study):
+    nothing = table("supplementary_1_cohorts", study).set_index("cohort")["bias_corrected_before"]
+    assert nothing.isna().all()
+    measured = study.volumes["cohort"].isin(["ucsf-pdgm", "upenn-gbm"])
+    flat = study.volumes["cohort"].eq("ucsf-pdgm") & study.volumes["scan"].str.endswith(("3", "4", "5"))
+    for name, raw, again in (("t1n", 0.19, 0.03), ("t1c", 0.26, 0.1), ("t2w", 0.26, 0.15), ("t2f", 0.23, 0.2)):
+        study.volumes[f"{name}_bias"] = np.where(flat, again, raw)
+        study.volumes.loc[~measured, f"{name}_bias"] = np.nan
+    made = table("supplementary_1_cohorts", study).set_index("cohort")["bias_corrected_before"]
+    assert made["ucsf-pdgm"] == (flat & study.volumes["status"].eq("ok")).sum() > 0
+    assert made["upenn-gbm"] == 0
+    assert made.drop(["ucsf-pdgm", "upenn-gbm"]).isna().all()
 
 
 def test_every_row_of_labels_adds_up_and_scans_are_those_of_its_patients(study):

@@ -179,6 +179,20 @@ def test_every_planted_fault_is_reported_where_it_belongs(study):
     assert len(listed) == sum(fault["kind"] != "longitudinal patient" for fault in planted), listed
 
 
+def test_the_names_of_a_hospital_are_in_no_other_file_than_the_lists_of_its_own_files(study):
+    results = study / "results"
+    names = {path.name.encode() for path in (results / "phantom" / "cuimc").iterdir() if path.is_dir()}
+    assert len(names) > 2
+    holding = {
+        str(path.relative_to(results))
+        for path in results.rglob("*")
+        if path.is_file() and "phantom" not in path.parts and any(name in path.read_bytes() for name in names)
+    }
+    assert holding <= {"cohorts/cuimc/scans.tsv", "cohorts/cuimc/unknown_files.txt"}
+    crate = (results / "provenance" / "ro-crate-metadata.json").read_text()
+    assert "unknown_files" not in crate and "scans.tsv" in crate
+
+
 def test_the_report_needs_no_network_and_says_what_could_not_be_estimated(study):
     page = (study / "results" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", page)

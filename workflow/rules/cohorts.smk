@@ -70,9 +70,9 @@ checkpoint audit:
         cohorts=canonical(AUDITED),
         crosswalks=canonical(CROSSWALKS),
         groups=group_flags,
-        frozen=f"--frozen {shlex.quote(FROZEN)}" if FROZEN else "",
+        encoders=f"--frozen {shlex.quote(FROZEN)}" if FROZEN else "--encoders results/encoders",
     shell:
-        "neurorad audit --cohorts {params.cohorts:q} --crosswalks {params.crosswalks:q} {params.groups} {params.frozen}"
+        "neurorad audit --cohorts {params.cohorts:q} --crosswalks {params.crosswalks:q} {params.groups} {params.encoders}"
         " --volumes {input.volumes:q} --aliases {input.aliases:q} --manifest {output.manifest:q}"
         " --removed {output.removed:q} --test-patients {output.test_patients:q} --report {output.report:q} 2> >(tee {log:q} >&2)"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neurorad.cohorts.exclusions import EXCLUDED_COLUMNS
-from neurorad.files import read_table, write_json, write_table, write_text
+from neurorad.files import read_json, read_table, sha256, write_json, write_table, write_text
 from neurorad.problems import InputError
 
 
@@ -78,6 +78,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     audit.add_argument("--min-patients", type=int, default=8, help="groups with fewer are joined")
     audit.add_argument("--max-scans", type=int, help="time points of a patient to pretrain on; absent: all")
     audit.add_argument("--frozen", help="folder of encoders that are used as they are: what they saw is not audited")
+    audit.add_argument("--encoders", type=Path, help="folder of trained encoders: says how many will be trained again")
     audit.add_argument("--manifest", required=True, type=Path)
     audit.add_argument("--removed", required=True, type=Path)
     audit.add_argument("--test-patients", required=True, type=Path, help="test_patients.tsv: clean or unproven")
@@ -202,6 +203,18 @@ def run_audit(args: argparse.Namespace) -> None:
     write_json(args.report, report)
     write_table(args.manifest, manifest)
     print(f"audit: {report['scans']}; {report['stamp'] or 'leakage excluded'}", file=sys.stderr)
+    if args.encoders and (stale := _trained_on_others(args.encoders, sha256(args.manifest))):
+        print(
+            f"audit: the scans to pretrain on have changed: {len(stale)} finished encoders ({', '.join(stale)}) will be "
+            "trained again; stop here to keep them",
+            file=sys.stderr,
+        )
+
+
+def _trained_on_others(folder: Path, manifest: str) -> list[str]:
+    """The finished encoders below `folder` that were trained on another manifest than that with this sha256."""
+    cards = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/card.json"))}
+    return [name for name, card in cards.items() if card.get("manifest_sha256") != manifest]
 
 
 def _thumbnails(volumes: list[str], pretrained: np.ndarray) -> np.ndarray:
