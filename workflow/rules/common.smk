@@ -159,6 +159,8 @@ def reference_run(wildcards):
 
 def reference_flag(wildcards):
     return f"--reference {base_run(wildcards)}" if wildcards.objective == "excess" else ""
+
+
 def pretraining_memory(wildcards, attempt):
     return attempt * job_memory_mb(preset_values(PRETRAINING["preset"]), config["imaging"]["shape"])
 
