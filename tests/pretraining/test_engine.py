@@ -5,13 +5,16 @@ import signal
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 from neurorad.cli import main
 from neurorad.encoder import load_encoder
 from neurorad.files import read_json, write_table
 from neurorad.pretraining import engine
-from neurorad.pretraining.engine import CHECKPOINT, Run, train
+from neurorad.pretraining.checkpoint import CHECKPOINT, LOCK, load_checkpoint
+from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.engine import Run, train
 from neurorad.pretraining.outputs import write_outputs
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.scans import read_scans
@@ -19,7 +22,7 @@ from neurorad.problems import InputError
 
 from .conftest import write_study, write_tiny_presets
 
-CPU = torch.device("cpu")
+CPU = make_fabric(torch.device("cpu"))
 FILES = ["card.json", "encoder.safetensors", "groups.csv", "history.csv"]
 
 
@@ -41,17 +44,18 @@ def finish(run, scans, out, **options) -> list[str]:
 
 
 def contents(out):
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    """Every file but TensorBoard's, which hold clock times."""
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.name != LOCK}
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """Send the process a signal in the middle of a step."""
     real = engine.take_step
 
-    def take_step(run, scans, progress, batch, groups):
+    def take_step(run, scans, progress, *rest):
         if progress.step == step:
             os.kill(os.getpid(), number)
-        return real(run, scans, progress, batch, groups)
+        return real(run, scans, progress, *rest)
 
     monkeypatch.setattr(engine, "take_step", take_step)
 
@@ -69,7 +73,7 @@ def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tiny
         with pytest.raises(SystemExit) as stopped:
             finish(run, scans, tmp_path / "parts")
     assert stopped.value.code == 143
-    assert list(contents(tmp_path / "parts")) == [CHECKPOINT]
+    assert list(contents(tmp_path / "parts")) == [CHECKPOINT, "groups.csv", "history.csv"]
     torch.manual_seed(12345)
     said = finish(run, scans, tmp_path / "parts")
     assert "resumed at step 3" in said
@@ -113,22 +117,22 @@ def test_a_checkpoint_of_another_run_is_left_aside(study, tiny_presets, tmp_path
 
 
 def test_a_failed_save_keeps_the_older_checkpoint(study, tiny_presets, tmp_path, monkeypatch):
-    run, scans, real = make_run(tiny_presets), read_scans(study), torch.save
+    run, scans, real = make_run(tiny_presets), read_scans(study), safetensors.torch.save_file
     saves = []
 
-    def full_disk(state, path):
-        saves.append(state["step"])
+    def full_disk(tensors, path, metadata):
+        saves.append(path)
         if len(saves) < 3:
-            return real(state, path)
+            return real(tensors, path, metadata)
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
+        patch.setattr(safetensors.torch, "save_file", full_disk)
         with pytest.raises(InputError, match=r"step 3 could not be written.*No space left"):
             train(run, scans, tmp_path, CPU, checkpoint_seconds=0, say=lambda text: None)
-    assert list(contents(tmp_path)) == [CHECKPOINT]
-    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
+    assert list(contents(tmp_path)) == [CHECKPOINT, "groups.csv", "history.csv"]
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 2
     assert "resumed at step 2" in finish(run, scans, tmp_path)
 
 
@@ -212,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(study, tmp_path, monkeypatch):
         return method
 
     monkeypatch.setattr(engine, "build_method", broken)
-    with pytest.raises(InputError, match="step 0: the loss is nan"):
+    with pytest.raises(InputError, match=r"step 0: the loss of cohort-\d/scan-\d+ is nan \(4 of 4 samples"):
         finish(run, scans, tmp_path / "out")
 
 

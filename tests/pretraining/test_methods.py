@@ -166,7 +166,7 @@ def test_a_step_returns_one_loss_a_sample_and_teaches_the_trained_network(name):
     before = method.exported.network.conv1.weight.detach().clone()
     with torch.no_grad():
         method.encoder.network.conv1.weight += 1
-    method.after_step(5)
+    method.after_step(5, result.carried)
     moved = float((method.exported.network.conv1.weight - before).detach().mean())
     # DINO exports the teacher, which follows; the others export the network that learns.
     assert moved == pytest.approx(1 - method.momentum(5) if name == "dino" else 1, abs=1e-4)
@@ -174,8 +174,10 @@ def test_a_step_returns_one_loss_a_sample_and_teaches_the_trained_network(name):
 
 def test_dino_freezes_prototypes_first_and_warms_the_teacher_up():
     method = make("dino")
-    method.step(batch_for(method, 0)).loss.mean().backward()
+    result = method.step(batch_for(method, 0))
+    result.loss.mean().backward()
     assert method.head.prototypes.grad is None
+    method.after_step(0, result.carried)
     assert [method.teacher_temperature(step) for step in (0, 5, 9)] == pytest.approx([0.02, 0.04, 0.04])
     assert method.centre.abs().sum() > 0
 
@@ -184,18 +186,18 @@ def test_moco_queue_is_half_the_data_at_most_and_turns_round():
     method = make("moco", scans=13)
     assert len(method.queue) == 6
     assert (method.queue_patients == NOBODY).all()
-    method.step(batch_for(method, 0))
+    method.after_step(0, method.step(batch_for(method, 0)).carried)
     assert method.queue_patients.tolist() == [0, 1, 2, 3, NOBODY, NOBODY]
-    method.step(batch_for(method, 1))
+    method.after_step(1, method.step(batch_for(method, 1)).carried)
     assert method.queue_patients.tolist() == [2, 3, 2, 3, 0, 1]
     tiny = make("moco", scans=4)
-    tiny.step(batch_for(tiny))
+    tiny.after_step(0, tiny.step(batch_for(tiny)).carried)
     assert tiny.queue_patients.tolist() == [2, 3]
 
 
 def test_moco_excludes_keys_of_the_same_patient():
     method = make("moco")
-    method.step(batch_for(method, 0))
+    method.after_step(0, method.step(batch_for(method, 0)).carried)
     excluded = method.step(batch_for(method, 1)).diagnostics["excluded_negatives"]
     assert float(excluded) == pytest.approx(4 / (4 * 10))
 

@@ -41,3 +41,9 @@ def test_a_momentum_network_averages_weights_and_copies_norm_statistics():
 def test_small_batches_get_no_batch_norm():
     assert any(isinstance(layer, nn.BatchNorm1d) for layer in head([8, 16, 4], 16))
     assert not any(isinstance(layer, nn.BatchNorm1d) for layer in head([8, 16, 4], 15))
+
+
+def test_a_head_for_small_batches_normalises_more_than_one_number():
+    """A group of one channel would turn rounding errors into signal: x - mean(x) = 0, divided by almost nothing."""
+    norms = [layer for layer in head([8, 16, 4], 15) if isinstance(layer, nn.GroupNorm)]
+    assert all(norm.num_channels // norm.num_groups >= 4 for norm in norms)

@@ -11,7 +11,7 @@ from neurorad.problems import InputError
 STAGES = {
     "cohorts": ("inventory", "labels", "audit", "excluded"),
     "imaging": ("volumes", "volumes-index", "qc"),
-    "pretraining": ("pretrain",),
+    "pretraining": ("pretrain", "cost"),
     "embedding": ("embed",),
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean"),
     "explanation": ("explain",),

@@ -12,6 +12,7 @@ from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
 from neurorad.encoder_names import encoder_names
 from neurorad.imaging.commands import shard_of
+from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
 from neurorad.reporting.registry import CAPTIONS, FIGURES
 from neurorad.reporting.tables import TABLES
 
@@ -158,6 +159,14 @@ def reference_run(wildcards):
 
 def reference_flag(wildcards):
     return f"--reference {base_run(wildcards)}" if wildcards.objective == "excess" else ""
+
+
+def pretraining_memory(wildcards, attempt):
+    return attempt * job_memory_mb(preset_values(PRETRAINING["preset"]), config["imaging"]["shape"])
+
+
+def pretraining_minutes(wildcards, attempt):
+    return attempt * job_minutes(preset_values(PRETRAINING["preset"]), wildcards.method)
 
 
 def encoder_folder(encoder):

@@ -22,7 +22,8 @@ if not FROZEN:
             "../../envs/neurorad.yaml"
         resources:
             gpu=1,
-            mem_mb=3000,
+            mem_mb=pretraining_memory,
+            runtime=pretraining_minutes,
         params:
             preset=PRETRAINING["preset"],
             manifest=manifest_digest,

@@ -1,5 +1,6 @@
 """BYOL: predict one view's momentum projection from the other (Grill et al. 2020, arXiv 2006.07733)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +59,9 @@ class Byol(nn.Module):
         target_first, target_second = (target.float() for target in targets)
         # Both directions are added, as in the paper, so the loss of a sample is in [0, 8].
         loss = byol_loss(first, target_second) + byol_loss(second, target_first)
-        return StepResult(loss, loss.detach(), features[0].detach().float(), {"momentum": self.momentum(batch.step)})
+        diagnostics = {"momentum": self.momentum(batch.step)}
+        return StepResult(loss, loss.detach(), features[0].detach().float(), diagnostics=diagnostics)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
         follow(self.target_encoder, self.encoder, self.momentum(step))
         follow(self.target_projector, self.projector, self.momentum(step))

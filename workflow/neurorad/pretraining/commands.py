@@ -1,13 +1,12 @@
-"""`neurorad pretrain`."""
+"""`neurorad pretrain` and `neurorad cost`."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
-from neurorad import RESOURCES
 from neurorad.encoder_names import OBJECTIVES
+from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.problems import InputError
-
-PRESETS = RESOURCES / "presets.yaml"
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -15,7 +14,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "pretrain",
         help="train one encoder by self-supervision, with or without Group-DRO",
         description="Trains one encoder on the scans of a manifest. Stopped by SIGTERM or SIGUSR1, or killed, it "
-        "continues from OUT/checkpoint.pt when the same command is given again.",
+        "continues from OUT/checkpoint.safetensors when the same command is given again.",
         epilog="example: neurorad pretrain --method byol --objective dro --seed 0 --preset demo\n"
         "         --manifest results/cohorts/pretraining_manifest.tsv --out results/encoders/byol-dro-s0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,33 +34,78 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--manifest", required=True, type=Path, metavar="TSV")
     verb.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     verb.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints [300]")
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of all devices together [1]")
+    verb.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU [1]")
+    verb.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="K",
+        help="divide every step's samples into K micro-batches, to save memory; the result is the same [1]",
+    )
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=pretrain)
+
+    verb = verbs.add_parser(
+        "cost",
+        help="what pretraining one encoder will take: memory, work, hours",
+        description="Counts parameters, memory and FLOP of a preset, and measures ten steps of two samples on this "
+        "machine with random volumes.",
+        epilog="example: neurorad cost --preset modern --method byol",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--preset", required=True)
+    verb.add_argument("--method", required=True, choices=["byol", "dino", "mae", "moco"])
+    verb.add_argument("--presets", type=Path, default=PRESETS, metavar="YAML", help="preset file [the shipped one]")
+    verb.add_argument(
+        "--shape", type=int, nargs=3, default=[160, 192, 160], metavar="N", help="of a volume [160 192 160]"
+    )
+    verb.add_argument("--seconds", type=float, default=120.0, metavar="S", help="longest probe; 0 is none [120]")
+    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    verb.set_defaults(run=cost)
 
 
 def pretrain(args: argparse.Namespace) -> None:
     import torch
 
     from neurorad.encoder import choose_device
+    from neurorad.pretraining.checkpoint import locked
+    from neurorad.pretraining.devices import make_fabric
     from neurorad.pretraining.engine import Run, train
     from neurorad.pretraining.objectives import read_reference
     from neurorad.pretraining.outputs import write_outputs
     from neurorad.pretraining.presets import read_preset
     from neurorad.pretraining.scans import read_scans
 
-    torch.set_num_threads(args.threads)
-    device = choose_device(args.device)
     if (args.objective == "excess") != (args.reference is not None):
         raise InputError(
             f"--objective {args.objective}: --reference is needed by excess and means nothing to the others"
         )
     preset = read_preset(args.presets, args.preset, args.method)
-    scans = read_scans(args.manifest)
-    reference = None
-    if args.reference:
-        reference = read_reference(args.reference, args.method, preset.values, scans.manifest_sha256)
-    run = Run(args.method, args.objective, args.seed, preset, reference)
-    args.out.mkdir(parents=True, exist_ok=True)
-    progress = train(run, scans, args.out, device, args.checkpoint_seconds)
-    write_outputs(run, scans, progress, args.out)
+    fabric = make_fabric(choose_device(args.device), args.devices)
+    torch.set_num_threads(max(1, args.threads // fabric.world_size))
+    # Only the first process writes; were it refused, the others end with it.
+    with locked(args.out) if fabric.is_global_zero else nullcontext():
+        scans = read_scans(args.manifest, args.threads)
+        reference = None
+        if args.reference:
+            reference = read_reference(args.reference, args.method, preset.values, scans.manifest_sha256)
+        run = Run(args.method, args.objective, args.seed, preset, reference)
+        progress = train(run, scans, args.out, fabric, args.accumulate, args.checkpoint_seconds)
+        if fabric.is_global_zero:
+            write_outputs(run, scans, progress, args.out)
+
+
+def cost(args: argparse.Namespace) -> None:
+    import torch
+
+    from neurorad.encoder import choose_device
+    from neurorad.pretraining.cost import card, probe
+    from neurorad.pretraining.presets import read_preset
+
+    torch.set_num_threads(args.threads)
+    device = choose_device(args.device)
+    preset = read_preset(args.presets, args.preset, args.method)
+    measured = probe(preset, args.method, tuple(args.shape), device, args.seconds) if args.seconds else None
+    print(card(preset, args.method, tuple(args.shape), device.type, measured))

@@ -1,5 +1,7 @@
 """DINO: a student on small crops matches a momentum teacher on large ones (Caron et al. 2021, arXiv 2104.14294)."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -103,16 +105,18 @@ class Dino(nn.Module):
         temperature = self.teacher_temperature(batch.step)
         teachers = functional.softmax((teacher_scores - self.centre) / temperature, dim=2)
         loss, divergence = dino_loss(students, list(teachers))
-        with torch.no_grad():
-            self.centre.lerp_(teacher_scores.mean(dim=(0, 1)), 1 - self.settings.centre_momentum)
         diagnostics = {
             "momentum": self.momentum(batch.step),
             "teacher_temperature": temperature,
             "divergence": divergence.detach().mean(),
             "teacher_entropy": (loss - divergence).detach().mean(),
+            "uniform_entropy": math.log(self.settings.prototypes),
         }
-        return StepResult(loss, divergence.detach(), features[0].float(), diagnostics)
+        carried = {"teacher_scores": teacher_scores.mean(dim=0)}
+        return StepResult(loss, divergence.detach(), features[0].float(), carried, diagnostics)
 
-    def after_step(self, step: int) -> None:
+    @torch.no_grad()
+    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        self.centre.lerp_(carried["teacher_scores"].mean(dim=0), 1 - self.settings.centre_momentum)
         follow(self.teacher_encoder, self.encoder, self.momentum(step))
         follow(self.teacher_head, self.head, self.momentum(step))

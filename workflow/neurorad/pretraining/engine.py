@@ -1,48 +1,42 @@
-"""The training loop: one run from a seed to the last step, stopped and resumed without a trace."""
+"""The training loop: one run from a seed to the last step, on any number of devices, stopped and resumed without a
+trace."""
 
 import os
-import pickle
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from neurorad.encoder import initialised
-from neurorad.files import atomic
+from neurorad.files import write_table
 from neurorad.pretraining.byol import Byol
+from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT, CheckpointError, load_checkpoint, save_checkpoint
+from neurorad.pretraining.devices import OneStep, anywhere, gathered, share
 from neurorad.pretraining.dino import Dino
 from neurorad.pretraining.dro import GroupDRO, group_sums
-from neurorad.pretraining.gauges import effective_rank, feature_spread
 from neurorad.pretraining.mae import Mae
 from neurorad.pretraining.moco import Moco
 from neurorad.pretraining.objectives import WEIGHTED, WorstGroup, compared, group_weighting, total_loss
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.sampler import make_sampler
-from neurorad.pretraining.scans import Scans
+from neurorad.pretraining.scans import LostVolumeError, Scans
 from neurorad.pretraining.step import Batch, StepResult, learning_rate
 from neurorad.pretraining.views import make_views
+from neurorad.pretraining.watch import Meter, Watchdog, event_files, group_rows, history_row, troubles
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
-CHECKPOINT = "checkpoint.pt"
-
-PROGRESS_SECONDS = 5.0
-
-COLLAPSED_SPREAD = 1e-3
-"""Below this `feature_spread` features point the same way; untrained encoders have about 0.1."""
-
-COLLAPSED_RANK = 1.2
-
-PATIENCE = 3
-"""Logged steps in a row that must look collapsed before the run stops."""
+NORMS = (nn.BatchNorm1d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Run:
     reference: dict[str, float] | None = None
 
     def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
-        """All that a checkpoint must agree with to be resumed."""
+        """All that a checkpoint must agree with to be resumed. Not the number of devices: a run may change it."""
         return {
             "method": self.method,
             "objective": self.objective,
@@ -67,20 +61,29 @@ class Run:
             "preset": self.preset.values,
             "reference": self.reference,
             "manifest": scans.manifest_sha256,
+            "preprocessing": scans.preprocessing,
             "device": device.type,
             "torch": str(torch.__version__),
         }
 
+    @property
+    def warmup(self) -> int:
+        """Steps of rising learning rate."""
+        return round(self.preset.training.warmup * self.preset.training.steps)
+
 
 @dataclass
 class Progress:
-    """Everything that changes while training; `step` counts finished steps."""
+    """Everything that changes while training; `step` counts finished steps. `forward` is the method's step as Fabric
+    wrapped it; `parts`: micro-batches of a step."""
 
     method: nn.Module
+    forward: nn.Module
     optimiser: torch.optim.Optimizer
     dro: GroupDRO | WorstGroup
+    parts: int = 1
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -115,20 +118,44 @@ def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch
     )
 
 
-def start(run: Run, scans: Scans, device: torch.device) -> Progress:
+def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
     training = run.preset.training
-    method = build_method(run, len(scans.names)).to(device).train()
+    method = _with_common_statistics(build_method(run, len(scans.names)), fabric, training.batch_size, parts)
+    method = method.to(fabric.device).train()
     patients = {name: group["patients"] for name, group in scans.group_table().items()}
     warmup = round(run.preset.dro.warmup * training.steps)
     dro = group_weighting(run.objective, patients, run.preset.dro, warmup, run.reference)
-    return Progress(method, make_optimiser(method, training.learning_rate, training.weight_decay), dro)
+    optimiser = make_optimiser(method, training.learning_rate, training.weight_decay)
+    forward, optimiser = fabric.setup(OneStep(method), optimiser)
+    return Progress(method, forward, optimiser, dro, parts)
+
+
+def _with_common_statistics(method: nn.Module, fabric: Fabric, batch_size: int, parts: int) -> nn.Module:
+    """Batch norm over the samples of all devices. Raises InputError where that cannot be."""
+    if not any(isinstance(module, NORMS) for module in method.modules()):
+        return method
+    if parts > 1:
+        raise InputError(
+            f"--accumulate {parts}: batch norm would see {batch_size // parts} samples at a time and not "
+            f"{batch_size}; use encoder.norm group and training.batch_size below 16 (heads without batch norm), or no "
+            "accumulation"
+        )
+    if fabric.world_size == 1:
+        return method
+    if fabric.device.type != "cuda":
+        raise InputError(
+            "batch norm over several processes needs GPUs; use encoder.norm group and training.batch_size below 16 "
+            "(heads without batch norm), or --devices 1"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(method)
 
 
 def train(
     run: Run,
     scans: Scans,
     out: Path,
-    device: torch.device,
+    fabric: Fabric,
+    parts: int = 1,
     checkpoint_seconds: float = 300.0,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> Progress:
@@ -136,37 +163,41 @@ def train(
 
     On SIGTERM or SIGUSR1 the step is finished, the checkpoint written, and SystemExit(128 + signal) raised.
 
+    Args:
+        parts: micro-batches that each device divides its samples of a step into, to save memory.
+        checkpoint_seconds: between checkpoints.
+
     Raises:
-        InputError: loss not finite, features collapsed, or the checkpoint cannot be written.
+        InputError: loss or gradient not finite, loss diverged, features collapsed, a volume that cannot be read any
+            more, or a checkpoint that cannot be written. The last good checkpoint stays.
     """
-    training, path, identity = run.preset.training, out / CHECKPOINT, run.identity(scans, device)
-    sampler = make_sampler(
-        training.sampling,
-        run.objective,
-        scans.groups,
-        scans.patients,
-        training.batch_size,
-        run.seed,
-        run.preset.dro.allow_natural,
-    )
+    training = run.preset.training
+    say = say if fabric.is_global_zero else lambda text: None
     if len(scans.names) < training.batch_size:
         say(f"{len(scans.names)} scans are fewer than the batch size {training.batch_size}: scans repeat in a batch")
-    _be_deterministic(device)
-    progress = start(run, scans, device)
-    resume(progress, path, identity, say)
-    meter = _Meter(progress.step, training.steps, training.batch_size, say)
-    saved = time.monotonic()
-    with stop_signals() as received:
-        while progress.step < training.steps:
-            batch, groups = make_batch(run, scans, progress, sampler.batch(progress.step), device)
-            loss = take_step(run, scans, progress, batch, groups)
-            meter.tick(progress.step, loss)
-            if received or time.monotonic() - saved >= checkpoint_seconds:
-                save_checkpoint(progress, path, identity)
-                saved = time.monotonic()
-            if received:
-                say(f"stopped by {signal.Signals(received[0]).name} at step {progress.step}; start again to continue")
-                raise SystemExit(128 + received[0])
+    _be_deterministic(fabric.device)
+    progress = start(run, scans, fabric, parts)
+    keeper = Keeper(out, run.identity(scans, fabric.device), checkpoint_seconds, fabric.is_global_zero, say)
+    keeper.resume(progress)
+    meter, watchdog = Meter(progress.step, training.steps, training.batch_size, say), Watchdog()
+    with stop_signals() as received, event_files(out, progress.step, fabric.is_global_zero) as write_events:
+        try:
+            for batches, groups, names in make_batches(run, scans, progress, fabric):
+                loss = take_step(run, scans, progress, batches, groups, names, fabric)
+                meter.tick(progress.step, loss)
+                if progress.history[-1]["step"] == progress.step - 1:
+                    rows = progress.groups[-len(scans.group_names) :]
+                    write_events(progress.history[-1], rows)
+                    largest_rank = min(training.batch_size - 1, progress.method.exported.dimension)
+                    watchdog.look(progress.step - 1, troubles(progress.history, rows, run.warmup, largest_rank))
+                stop = anywhere(fabric, received[0] if received else 0)
+                keeper.look(progress, healthy=not watchdog.wrong, now=stop > 0)
+                if stop:
+                    say(f"stopped by {signal.Signals(stop).name} at step {progress.step}; start again to continue")
+                    raise SystemExit(128 + stop)
+        except LostVolumeError as problem:
+            keeper.look(progress, healthy=not watchdog.wrong, now=True)
+            raise InputError(f"step {progress.step}: {problem}; then start again to continue") from problem
     return progress
 
 
@@ -178,157 +209,209 @@ def _be_deterministic(device: torch.device) -> None:
     torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
 
 
-def make_batch(
-    run: Run, scans: Scans, progress: Progress, chosen: list[int], device: torch.device
-) -> tuple[Batch, torch.Tensor]:
-    """The views of the chosen scans, and their group codes `[B]`."""
+def make_batches(
+    run: Run, scans: Scans, progress: Progress, fabric: Fabric
+) -> Iterator[tuple[list[Batch], Tensor, list[str]]]:
+    """For each step still to do: this process's micro-batches; group codes `[B]` and names of all samples."""
+    training, device = run.preset.training, fabric.device
+    sampler = make_sampler(
+        training.sampling,
+        run.objective,
+        scans.groups,
+        scans.patients,
+        training.batch_size,
+        run.seed,
+        run.preset.dro.allow_natural,
+    )
+    intensity = run.preset.intensity if progress.method.intensity else None
+    steps = range(progress.step, training.steps)
+
+    def samples(step: int) -> list[list[tuple[int, int]]]:
+        chosen = sampler.batch(step)
+        return share(list(zip(chosen, sample_seeds(run, scans, step, chosen), strict=True)), fabric, progress.parts)
+
+    own = ([scan for part in samples(step) for scan, _ in part] for step in steps)
+    ahead = scans.ahead(own, torch.get_num_threads(), pin=device.type == "cuda")
+    with closing(ahead):
+        for step, voxels in zip(steps, ahead, strict=True):
+            batches = []
+            for part, some in zip(samples(step), voxels.chunk(progress.parts), strict=True):
+                indices, seeds = (list(values) for values in zip(*part, strict=True))
+                some = some.to(device, non_blocking=True)
+                views = make_views(some, seeds, progress.method.crops, run.preset.geometry, intensity)
+                batches.append(Batch(views, scans.patient_codes[indices].to(device), seeds, step))
+            chosen = sampler.batch(step)
+            groups = torch.tensor([scans.groups[scan] for scan in chosen], device=device)
+            yield batches, groups, [scans.names[scan] for scan in chosen]
+
+
+def sample_seeds(run: Run, scans: Scans, step: int, chosen: Sequence[int]) -> list[int]:
+    """One seed a sample: of the run's seed, the step, the scan, and how often the scan is in the batch before it."""
     occurrence: Counter[int] = Counter()
     seeds = []
     for scan in chosen:
-        seeds.append(seed_of(run.seed, "sample", progress.step, scans.names[scan], occurrence[scan]))
+        seeds.append(seed_of(run.seed, "sample", step, scans.names[scan], occurrence[scan]))
         occurrence[scan] += 1
-    voxels = scans.voxels[chosen].to(device)
-    intensity = run.preset.intensity if progress.method.intensity else None
-    views = make_views(voxels, seeds, progress.method.crops, run.preset.geometry, intensity)
-    patients = scans.patient_codes[chosen].to(device)
-    groups = torch.tensor([scans.groups[scan] for scan in chosen], device=device)
-    return Batch(views, patients, seeds, progress.step), groups
+    return seeds
 
 
-def take_step(run: Run, scans: Scans, progress: Progress, batch: Batch, groups: torch.Tensor) -> float:
-    """One optimiser step; returns the mean loss of the samples."""
-    training, step = run.preset.training, progress.step
-    warmup = round(training.warmup * training.steps)
-    rate = learning_rate(step, training.steps, warmup, training.learning_rate, training.schedule)
-    for parameters in progress.optimiser.param_groups:
-        parameters["lr"] = rate
-    result = progress.method.step(batch)
-    mean = float(result.loss.detach().mean())
-    if mean != mean or mean in (float("inf"), float("-inf")):
-        raise InputError(
-            f"step {step}: the loss is {mean}; lower training.learning_rate or training.clip_norm in the preset"
-        )
-    signal_sums, counts = group_sums(compared(run.objective, result), groups, len(scans.group_names))
-    # The base run follows the same weights without using them, so that both runs report the same columns.
-    weights = progress.dro.update(signal_sums, counts)
-    objective = total_loss(run.objective, result.loss, groups, weights)
-    progress.optimiser.zero_grad(set_to_none=True)
-    objective.backward()
-    learning = [parameter for parameter in progress.method.parameters() if parameter.requires_grad]
-    gradient_norm = nn.utils.clip_grad_norm_(learning, training.clip_norm)
-    progress.optimiser.step()
-    progress.method.after_step(step)
-    progress.step = step + 1
-    if step % training.log_every == 0 or progress.step == training.steps:
-        _log(run, scans, progress, result, groups, float(objective.detach()), rate, float(gradient_norm))
-        _watch(progress, warmup, min(training.batch_size - 1, result.features.shape[1]))
-    return mean
-
-
-def _log(
+def take_step(
     run: Run,
     scans: Scans,
     progress: Progress,
-    result: StepResult,
-    groups: torch.Tensor,
-    objective: float,
-    rate: float,
-    gradient_norm: float,
-) -> None:
-    step = progress.step - 1
-    progress.history.append(
-        {
-            "step": step,
-            "loss": float(result.loss.detach().mean()),
-            "objective": objective,
-            "learning_rate": rate,
-            "gradient_norm": gradient_norm,
-            "feature_spread": feature_spread(result.features),
-            "effective_rank": effective_rank(result.features),
-            **{name: float(value) for name, value in result.diagnostics.items()},
-        }
+    batches: Sequence[Batch],
+    groups: Tensor,
+    names: Sequence[str],
+    fabric: Fabric,
+) -> float:
+    """One optimiser step; returns the mean loss of the samples.
+
+    The objective is a function of the losses of all samples, whose derivative gives each sample its weight; with the
+    weights each process differentiates its own samples, one micro-batch after the other. Group weights follow the
+    losses of all micro-batches, so robust objectives look at these once without gradient before they learn.
+    """
+    training, step = run.preset.training, progress.step
+    rate = learning_rate(step, training.steps, run.warmup, training.learning_rate, training.schedule)
+    for parameters in progress.optimiser.param_groups:
+        parameters["lr"] = rate
+    progress.optimiser.zero_grad(set_to_none=True)
+    weights = None
+    if progress.parts > 1:
+        with torch.no_grad():
+            looked = [_forward(progress, batch) for batch in batches] if run.objective in WEIGHTED else []
+        weights = _weigh(run, scans, progress, looked, groups, fabric)
+    results = []
+    for number, batch in enumerate(batches):
+        with fabric.no_backward_sync(progress.forward, enabled=number + 1 < len(batches)):
+            result = _forward(progress, batch)
+            if weights is None:
+                weights = _weigh(run, scans, progress, [result], groups, fabric)
+            own = weights[fabric.global_rank :: fabric.world_size].chunk(progress.parts)[number]
+            # DDP takes the mean over processes.
+            fabric.backward(fabric.world_size * (own * result.loss.double()).sum())
+        results.append(result)
+    losses = gathered(fabric, [result.loss for result in results])
+    norm = fabric.clip_gradients(
+        progress.forward, progress.optimiser, max_norm=training.clip_norm, error_if_nonfinite=False
     )
-    count = len(scans.group_names)
-    losses, counts = (values.tolist() for values in group_sums(result.loss.detach(), groups, count))
-    signals = group_sums(result.signal, groups, count)[0].tolist()
-    shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-    weights = progress.dro.weights if run.objective in WEIGHTED else shares
-    entropy = float(-torch.xlogy(weights, weights).sum())
-    for group, name in enumerate(scans.group_names):
-        present = counts[group] > 0
-        progress.groups.append(
-            {
-                "step": step,
-                "group": name,
-                "loss": losses[group] / counts[group] if present else float("nan"),
-                "signal": signals[group] / counts[group] if present else float("nan"),
-                "weight": float(weights[group]),
-                "count": int(counts[group]),
-                "entropy": entropy,
-            }
+    _refuse_not_finite(step, losses, names, norm)
+    progress.optimiser.step()
+    carried = {name: gathered(fabric, [result.carried[name] for result in results]) for name in results[0].carried}
+    progress.method.after_step(step, carried)
+    progress.step = step + 1
+    if step % training.log_every == 0 or progress.step == training.steps:
+        whole = _whole(fabric, results)
+        objective = float((weights * whole.loss.double()).sum())
+        progress.history.append(history_row(step, whole, objective, rate, float(norm)))
+        shown = progress.dro.weights if run.objective in WEIGHTED else None
+        progress.groups += group_rows(step, whole, groups, scans.group_names, shown)
+    return float(losses.mean())
+
+
+def _forward(progress: Progress, batch: Batch) -> StepResult:
+    return StepResult(**progress.forward(batch))
+
+
+def _whole(fabric: Fabric, results: Sequence[StepResult]) -> StepResult:
+    """The detached results of all samples on all devices; scalars are averaged."""
+    loss, signal, features = (
+        gathered(fabric, [getattr(result, name) for result in results]) for name in ("loss", "signal", "features")
+    )
+    scalars = {}
+    for name in results[0].diagnostics:
+        values = torch.tensor([float(result.diagnostics[name]) for result in results], dtype=torch.float64)
+        scalars[name] = float(gathered(fabric, [values.to(fabric.device)]).mean())
+    return StepResult(loss, signal, features, diagnostics=scalars)
+
+
+def _weigh(
+    run: Run, scans: Scans, progress: Progress, results: Sequence[StepResult], groups: Tensor, fabric: Fabric
+) -> Tensor:
+    """Weight `[B]` of each sample in the objective: the derivative of the objective by the sample's loss."""
+    if run.objective not in WEIGHTED:
+        return torch.full(groups.shape, 1 / len(groups), dtype=torch.float64, device=groups.device)
+    signals = gathered(fabric, [compared(run.objective, result) for result in results])
+    losses = gathered(fabric, [result.loss for result in results]).double().requires_grad_()
+    group_weights = progress.dro.update(*group_sums(signals, groups, len(scans.group_names)))
+    with torch.enable_grad():
+        total = total_loss(run.objective, losses, groups, group_weights)
+    return torch.autograd.grad(total, losses)[0]
+
+
+def _refuse_not_finite(step: int, losses: Tensor, names: Sequence[str], norm: Tensor) -> None:
+    wrong = [name for name, fine in zip(names, losses.isfinite().tolist(), strict=True) if not fine]
+    if wrong:
+        raise InputError(
+            f"step {step}: the loss of {wrong[0]} is {float(losses[names.index(wrong[0])])} ({len(wrong)} of "
+            f"{len(names)} samples are not finite); lower training.learning_rate or training.clip_norm in the preset"
+        )
+    if not bool(norm.isfinite()):
+        raise InputError(
+            f"step {step}: the gradient is not finite; lower training.learning_rate or training.clip_norm in the preset"
         )
 
 
-def _watch(progress: Progress, warmup: int, largest_rank: int) -> None:
-    """Stop a run whose features have collapsed to a point or a line."""
-    recent = [row for row in progress.history if row["step"] >= warmup][-PATIENCE:]
-    if len(recent) < PATIENCE:
-        return
-    point = all(row["feature_spread"] < COLLAPSED_SPREAD for row in recent)
-    # With few samples the rank is low without a collapse.
-    line = largest_rank >= 4 and all(row["effective_rank"] < COLLAPSED_RANK for row in recent)
-    if point or line:
-        row = recent[-1]
-        raise InputError(
-            f"step {row['step']}: features collapsed (spread {row['feature_spread']:.2g}, even is 1, a point 0; "
-            f"effective rank {row['effective_rank']:.2f}); lower the learning rate or raise the momentum in the preset"
-        )
+class Keeper:
+    """Writes a run's checkpoint now and then, and reads it back. Only the first process writes."""
 
+    def __init__(
+        self, out: Path, identity: dict[str, Any], seconds: float, writes: bool, say: Callable[[str], None]
+    ) -> None:
+        self.out, self.identity, self.seconds, self.writes, self.say = out, identity, seconds, writes, say
+        self.path, self.saved = out / CHECKPOINT, time.monotonic()
 
-def save_checkpoint(progress: Progress, path: Path, identity: dict[str, Any]) -> None:
-    """Write all state; an older checkpoint stays whole until the new one is on disk."""
-    state = {
-        "identity": identity,
-        "step": progress.step,
-        "method": progress.method.state_dict(),
-        "optimiser": progress.optimiser.state_dict(),
-        "dro": progress.dro.state_dict(),
-        "history": progress.history,
-        "groups": progress.groups,
-        "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    try:
-        with atomic(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as problem:
-        raise InputError(
-            f"{path}: the checkpoint of step {progress.step} could not be written ({problem}); an older one is "
-            "untouched; make room and start again"
-        ) from problem
+    def look(self, progress: Progress, healthy: bool, now: bool) -> None:
+        """Save if it is time, but never over a good checkpoint once something looks wrong.
 
+        Raises:
+            InputError: it could not be written.
+        """
+        due = now or time.monotonic() - self.saved >= self.seconds
+        if not (self.writes and healthy and due):
+            return
+        state = {
+            "identity": self.identity,
+            "step": progress.step,
+            "method": progress.method.state_dict(),
+            "optimiser": progress.optimiser.state_dict(),
+            "dro": progress.dro.state_dict(),
+            "history": progress.history,
+            "groups": progress.groups,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        save_checkpoint(self.path, state)
+        # For who watches a run that takes days; the last rows are written with the encoder.
+        write_table(self.out / "history.csv", pd.DataFrame(progress.history))
+        write_table(self.out / "groups.csv", pd.DataFrame(progress.groups))
+        self.saved = time.monotonic()
 
-def resume(progress: Progress, path: Path, identity: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Continue from the checkpoint at `path`; one that is damaged or of another run is left aside, with the reason."""
-    if not path.is_file():
-        return
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
-        say(f"{path}: unreadable checkpoint ({type(problem).__name__}); starting at step 0")
-        return
-    differing = [key for key in identity if state["identity"].get(key) != identity[key]]
-    if differing:
-        say(f"{path}: checkpoint of another run (differs in {', '.join(differing)}); starting at step 0")
-        return
-    progress.method.load_state_dict(state["method"])
-    progress.optimiser.load_state_dict(state["optimiser"])
-    progress.dro.load_state_dict(state["dro"])
-    progress.step, progress.history, progress.groups = state["step"], state["history"], state["groups"]
-    torch.set_rng_state(state["random"])
-    if state["cuda_random"]:
-        torch.cuda.set_rng_state_all(state["cuda_random"])
-    say(f"resumed at step {progress.step}")
+    def resume(self, progress: Progress) -> None:
+        """Continue from the checkpoint; a damaged one is overwritten later, one of another run is put aside."""
+        if not self.path.is_file():
+            return
+        try:
+            state = load_checkpoint(self.path)
+            differing = [key for key in self.identity if state["identity"].get(key) != self.identity[key]]
+        except CheckpointError as problem:
+            self.say(f"{self.path}: unreadable checkpoint ({problem}); starting at step 0")
+            return
+        if differing:
+            self.say(
+                f"{self.path}: checkpoint of another run (differs in {', '.join(differing)}), kept as {ASIDE} until "
+                "this run is done; starting at step 0"
+            )
+            if self.writes:
+                self.path.rename(self.out / ASIDE)
+            return
+        progress.method.load_state_dict(state["method"])
+        progress.optimiser.load_state_dict(state["optimiser"])
+        progress.dro.load_state_dict(state["dro"])
+        progress.step, progress.history, progress.groups = state["step"], state["history"], state["groups"]
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and len(state["cuda_random"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        self.say(f"resumed at step {progress.step}")
 
 
 @contextmanager
@@ -342,23 +425,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Meter:
-    """A progress line now and then: step, loss, samples a second and the time left."""
-
-    def __init__(self, step: int, steps: int, batch_size: int, say: Callable[[str], None]) -> None:
-        self.first, self.steps, self.batch_size, self.say = step, steps, batch_size, say
-        self.began = self.told = time.monotonic()
-
-    def tick(self, step: int, loss: float) -> None:
-        now = time.monotonic()
-        if now - self.told < PROGRESS_SECONDS and step < self.steps:
-            return
-        self.told = now
-        pace = (now - self.began) / (step - self.first)
-        left = round(pace * (self.steps - step))
-        self.say(
-            f"step {step}/{self.steps}  loss {loss:.4f}  {self.batch_size / pace:.1f} samples/s  "
-            f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        )

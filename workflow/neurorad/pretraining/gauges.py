@@ -26,3 +26,15 @@ def effective_rank(features: Tensor) -> float:
     singular = torch.linalg.svdvals(centred)
     share = singular / singular.sum()
     return float(torch.exp(-torch.xlogy(share, share).sum()))
+
+
+def group_spreads(features: Tensor, groups: Tensor, count: int) -> list[float]:
+    """`[B, d], [B] ->` of each of `count` groups the spread within it, on the scale of `feature_spread`.
+
+    The standard deviation counts B_g - 1 degrees of freedom, since a batch holds few samples of a group; NaN below 2.
+    """
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    members = (unit[groups == group] for group in range(count))
+    return [
+        float(own.var(dim=0).mean().sqrt() * unit.shape[1] ** 0.5) if len(own) > 1 else torch.nan for own in members
+    ]

@@ -1,6 +1,6 @@
 """Masked autoencoding with a dense ResNet: hide blocks, paint them (He et al. 2022, arXiv 2111.06377)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -135,7 +135,7 @@ class Mae(nn.Module):
             painted = self.decoder(feature_map)
         loss = mae_loss(painted.float(), volumes, hidden, settings.block)
         features = feature_map.detach().float().mean(dim=(2, 3, 4))
-        return StepResult(loss, loss.detach(), features, {"hidden": hidden.float().mean()})
+        return StepResult(loss, loss.detach(), features, diagnostics={"hidden": hidden.float().mean()})
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
         """Nothing follows: there is no momentum network."""

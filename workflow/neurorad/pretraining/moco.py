@@ -1,5 +1,6 @@
 """MoCo v2: tell a scan's momentum key from a queue of others (He et al. 2020, Chen et al. 2020, arXiv 2003.04297)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -74,15 +75,14 @@ class Moco(nn.Module):
                 key = self.key_projector(self.key_encoder(key_view))
         query, key = functional.normalize(query.float(), dim=1), functional.normalize(key.float(), dim=1)
         same_patient = batch.patients[:, None] == self.queue_patients[None, :]
-        # A copy: the queue changes below, before the gradient is taken.
-        loss = info_nce(query, key, self.queue.clone(), same_patient, self.settings.temperature)
-        self._enqueue(key, batch.patients)
+        loss = info_nce(query, key, self.queue, same_patient, self.settings.temperature)
         diagnostics = {
             "momentum": self.momentum(batch.step),
             "excluded_negatives": same_patient.float().mean(),
             "queue_filled": (self.queue_patients != NOBODY).float().mean(),
         }
-        return StepResult(loss, loss.detach(), features.detach().float(), diagnostics)
+        carried = {"keys": key, "patients": batch.patients}
+        return StepResult(loss, loss.detach(), features.detach().float(), carried, diagnostics)
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor, patients: Tensor) -> None:
@@ -93,6 +93,7 @@ class Moco(nn.Module):
         self.queue_patients[slots] = patients
         self.oldest.copy_((self.oldest + len(keys)) % size)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        self._enqueue(carried["keys"], carried["patients"])
         follow(self.key_encoder, self.encoder, self.momentum(step))
         follow(self.key_projector, self.projector, self.momentum(step))

@@ -11,7 +11,8 @@ import torch
 from neurorad import __version__
 from neurorad.encoder import CARD, Encoder, load_encoder, parameter_count, save_weights
 from neurorad.files import write_json, write_table
-from neurorad.pretraining.engine import CHECKPOINT, Progress, Run
+from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT
+from neurorad.pretraining.engine import Progress, Run
 from neurorad.pretraining.scans import Scans
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
@@ -46,7 +47,7 @@ def encoder_card(run: Run, scans: Scans, encoder: Encoder) -> dict[str, Any]:
 
 
 def write_outputs(run: Run, scans: Scans, progress: Progress, out: Path) -> None:
-    """Write the encoder folder, load it back, and only then remove the checkpoint.
+    """Write the encoder folder, load it back, and only then remove the checkpoints.
 
     Raises:
         InputError: the stored encoder does not give the features of the trained one.
@@ -57,7 +58,8 @@ def write_outputs(run: Run, scans: Scans, progress: Progress, out: Path) -> None
     write_table(out / "history.csv", pd.DataFrame(progress.history))
     write_table(out / "groups.csv", pd.DataFrame(progress.groups))
     check_stored(encoder, out)
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, ASIDE):
+        (out / name).unlink(missing_ok=True)
 
 
 @torch.no_grad()

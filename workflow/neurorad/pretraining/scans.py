@@ -1,11 +1,16 @@
-"""The scans of a pretraining manifest, checked and held in memory."""
+"""The scans of a pretraining manifest: checked once, then read from the volume store ahead of the training."""
 
-from collections import Counter
-from dataclasses import dataclass
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -13,31 +18,91 @@ from torch import Tensor
 from neurorad import volumes
 from neurorad.encoder import contract_differences
 from neurorad.files import read_table, sha256
+from neurorad.pretraining.arithmetic import KEPT_BYTES
 from neurorad.problems import InputError
 
 COLUMNS = ("cohort", "scan", "patient", "group", "volume", "sha256")
 
+READ_WAITS = (1.0, 10.0, 60.0)
+"""Seconds before reading again a volume that could not be read: shared file systems have bad minutes."""
+
+AHEAD = 2
+"""Batches read while the device is at work."""
+
+
+class LostVolumeError(InputError):
+    """A volume that was good when the run began cannot be read any more."""
+
 
 @dataclass(frozen=True)
 class Scans:
-    """`voxels` `[N, 4, D, H, W]` float16; `names`, `patients`, `groups` (codes into `group_names`): one a scan.
+    """`names`, `patients`, `groups` (codes into `group_names`), `paths`: one a scan. `shape`: of every volume.
 
     `preprocessing`: the contract that all volumes share. `manifest_sha256`: of the manifest's bytes.
     """
 
-    voxels: Tensor
     names: list[str]
     patients: list[str]
     groups: list[int]
     group_names: list[str]
+    paths: list[str]
+    shape: tuple[int, ...]
     preprocessing: dict[str, Any]
     manifest_sha256: str
+    kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def patient_codes(self) -> Tensor:
         """`[N]`: equal numbers = one patient."""
         codes = {patient: code for code, patient in enumerate(sorted(set(self.patients)))}
         return torch.tensor([codes[patient] for patient in self.patients])
+
+    def volume(self, scan: int) -> np.ndarray:
+        """`[4, D, H, W]` float16.
+
+        Raises:
+            LostVolumeError: it cannot be read, also not after `READ_WAITS`, or is not the one checked before.
+        """
+        if scan in self.kept:
+            return self.kept[scan]
+        for wait in (*READ_WAITS, None):
+            try:
+                voxels = volumes.load(self.paths[scan])
+                break
+            except (volumes.VolumeError, OSError) as problem:
+                if wait is None:
+                    raise LostVolumeError(f"scan {self.names[scan]}: {problem}; make the volume again") from problem
+                time.sleep(wait)
+        if voxels.shape != self.shape or not voxels.any():
+            raise LostVolumeError(
+                f"scan {self.names[scan]}: {self.paths[scan]} has changed since the run began; make the volume again"
+            )
+        return voxels
+
+    def ahead(self, batches: Iterable[Sequence[int]], threads: int = 1, pin: bool = False) -> Iterator[Tensor]:
+        """`[B, 4, D, H, W]` float16 of each batch in turn, read by other threads while the caller works on the ones
+        before; with `pin`, in memory that a GPU copies from while it computes."""
+        waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        upcoming = iter(batches)
+        pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="volumes")
+
+        def fetch(row: np.ndarray, scan: int) -> None:
+            row[:] = self.volume(scan)
+
+        try:
+            while True:
+                for chosen in islice(upcoming, AHEAD + 1 - len(waiting)):
+                    voxels = torch.empty((len(chosen), *self.shape), dtype=torch.float16, pin_memory=pin)
+                    rows = zip(voxels.numpy(), chosen, strict=True)
+                    waiting.append((voxels, [pool.submit(fetch, row, scan) for row, scan in rows]))
+                if not waiting:
+                    return
+                voxels, reading = waiting.popleft()
+                for future in reading:
+                    future.result()
+                yield voxels
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def group_table(self) -> dict[str, dict[str, int]]:
         """Scans and patients of each group."""
@@ -48,45 +113,66 @@ class Scans:
         }
 
 
-def read_scans(manifest: str | Path) -> Scans:
-    """Read a manifest (columns `COLUMNS`) and its volumes; every voxel is checked against the manifest's sha256.
+def read_scans(manifest: str | Path, threads: int = 1) -> Scans:
+    """Read a manifest (columns `COLUMNS`) and check every voxel of its volumes against the manifest's sha256.
+
+    All are read once before the first step, so that a broken volume is known in minutes and not in the night.
 
     Raises:
-        InputError: missing columns or cells, a scan twice, a damaged or altered volume, or volumes whose
-            preprocessing contracts differ.
+        InputError: missing columns or cells, a scan twice, a damaged, altered or empty volume, or volumes whose
+            preprocessing contracts or shapes differ.
     """
     table = _read_manifest(manifest)
-    arrays, contract = [], None
-    for row in table.itertuples():
-        where = f"{manifest}: scan {row.scan} of {row.cohort}"
-        try:
-            voxels = volumes.load(row.volume, check=True)
-            card = volumes.load_card(row.volume)
-        except (volumes.VolumeError, OSError) as problem:
-            raise InputError(f"{where}: {problem}; make the volume again") from problem
-        if card["sha256"] != row.sha256:
-            raise InputError(
-                f"{where}: {row.volume} is not the volume that the manifest lists; make the manifest again"
-            )
-        if not card.get("preprocessing"):
-            raise InputError(f"{where}: the card of {row.volume} has no `preprocessing`; make the volume again")
-        contract = contract or card["preprocessing"]
-        differences = contract_differences(contract, card["preprocessing"])
-        if differences:
-            raise InputError(f"{where}: preprocessed unlike the first scan ({'; '.join(differences)})")
-        if arrays and voxels.shape != tuple(arrays[0].shape):
-            raise InputError(f"{where}: shape {list(voxels.shape)}, the first scan has {list(arrays[0].shape)}")
-        arrays.append(torch.from_numpy(voxels))
+    rows = list(table.itertuples())
+    kept: dict[int, np.ndarray] = {}
+    contract, shape, room = None, None, KEPT_BYTES
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        checked = deque()
+        upcoming = iter(rows)
+        for number, row in enumerate(rows):
+            # A few at a time: a large study does not fit in memory.
+            while len(checked) <= 2 * threads and (next_row := next(upcoming, None)) is not None:
+                checked.append(pool.submit(_checked, manifest, next_row))
+            voxels, preprocessing = checked.popleft().result()
+            where = f"{manifest}: scan {row.scan} of {row.cohort}"
+            contract, shape = contract or preprocessing, shape or voxels.shape
+            differences = contract_differences(contract, preprocessing)
+            if differences:
+                raise InputError(f"{where}: preprocessed unlike the first scan ({'; '.join(differences)})")
+            if voxels.shape != shape:
+                raise InputError(f"{where}: shape {list(voxels.shape)}, the first scan has {list(shape)}")
+            if voxels.nbytes <= room:
+                kept[number] = voxels
+                room -= voxels.nbytes
     group_names = sorted(table["group"].unique())
     return Scans(
-        voxels=torch.stack(arrays),
-        names=[f"{row.cohort}/{row.scan}" for row in table.itertuples()],
+        names=[f"{row.cohort}/{row.scan}" for row in rows],
         patients=table["patient"].tolist(),
         groups=[group_names.index(group) for group in table["group"]],
         group_names=group_names,
+        paths=table["volume"].tolist(),
+        shape=shape,
         preprocessing=contract,
         manifest_sha256=sha256(manifest),
+        kept=kept,
     )
+
+
+def _checked(manifest: str | Path, row: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """A manifest row's voxels and preprocessing contract."""
+    where = f"{manifest}: scan {row.scan} of {row.cohort}"
+    try:
+        voxels = volumes.load(row.volume, check=True)
+        card = volumes.load_card(row.volume)
+    except (volumes.VolumeError, OSError) as problem:
+        raise InputError(f"{where}: {problem}; make the volume again") from problem
+    if card["sha256"] != row.sha256:
+        raise InputError(f"{where}: {row.volume} is not the volume that the manifest lists; make the manifest again")
+    if not card.get("preprocessing"):
+        raise InputError(f"{where}: the card of {row.volume} has no `preprocessing`; make the volume again")
+    if not voxels.any():
+        raise InputError(f"{where}: every voxel of {row.volume} is 0; leave the scan out or make the volume again")
+    return voxels, card["preprocessing"]
 
 
 def _read_manifest(manifest: str | Path) -> pd.DataFrame:

@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from neurorad.encoder import group_norm
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,11 +31,14 @@ class Batch:
 @dataclass(frozen=True)
 class StepResult:
     """`loss` `[B]` float32, differentiable. `signal` `[B]` float32, detached: what Group-DRO compares groups by.
-    `features` `[B, d]`, detached: of the network that will be exported. `diagnostics`: scalars for the history."""
+    `features` `[B, d]`, detached: of the network that will be exported. `carried`: `[B, ...]` each, detached: what
+    `after_step` is handed of the whole batch, when all its parts on all devices are done. `diagnostics`: scalars for
+    the history."""
 
     loss: Tensor
     signal: Tensor
     features: Tensor
+    carried: dict[str, Tensor] = field(default_factory=dict)
     diagnostics: dict[str, float | Tensor] = field(default_factory=dict)
 
 
@@ -73,6 +78,6 @@ def head(widths: Sequence[int], batch_size: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
-        norm = nn.BatchNorm1d(outputs) if batch_size >= 16 else nn.GroupNorm(math.gcd(16, outputs), outputs)
+        norm = nn.BatchNorm1d(outputs) if batch_size >= 16 else group_norm(outputs)
         layers += [nn.Linear(inputs, outputs, bias=False), norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

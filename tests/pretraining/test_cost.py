@@ -1,0 +1,99 @@
+"""The cost card: arithmetic against networks that are really built, and against the counts of the plan's facts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from neurorad import cli
+from neurorad.encoder import LAYERS, Architecture, Encoder, parameter_count
+from neurorad.pretraining.arithmetic import (
+    BLOCKS,
+    activation_numbers,
+    encoder_parameters,
+    forward_flops,
+    job_memory_mb,
+    job_minutes,
+    need,
+    preset_values,
+    views,
+)
+from neurorad.pretraining.engine import Run, build_method
+from neurorad.pretraining.presets import read_preset
+
+from .conftest import write_tiny_presets
+
+
+def plain(name, width=64, stem_stride=2, stem_pool=True):
+    return {"name": name, "width": width, "stem_stride": stem_stride, "stem_pool": stem_pool}
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "size", "gigabytes", "gigaflop"),
+    [
+        ("resnet50", 2, 96, 0.14, 49),
+        ("resnet50", 2, 128, 0.33, 116),
+        ("resnet50", 1, 96, 1.11, 390),
+        ("resnet50", 1, 128, 2.63, 925),
+        ("resnet10", 1, 128, 0.69, 561),
+    ],
+)
+def test_golden_counts(name, stride, size, gigabytes, gigaflop):
+    architecture = plain(name, stem_stride=stride)
+    assert 2 * activation_numbers(architecture, size) / 2**30 == pytest.approx(gigabytes, abs=0.006)
+    assert forward_flops(architecture, size) / 1e9 == pytest.approx(gigaflop, abs=0.6)
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize("pool", [False, True])
+def test_arithmetic_equals_the_network(name, pool):
+    architecture = plain(name, width=8, stem_stride=1 + pool, stem_pool=pool)
+    encoder, flops = Encoder(Architecture(**architecture, norm="group")), [0.0]
+
+    def count(module, inputs, output):
+        flops[0] += 2 * module.weight[0].numel() * output.numel()
+
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(count)
+    encoder.to("meta")(torch.empty(1, 4, 40, 40, 40, device="meta"))
+    assert forward_flops(architecture, 40) == flops[0]
+    assert encoder_parameters(architecture) == parameter_count(encoder)
+    assert BLOCKS[name] == LAYERS[name][1]
+
+
+@pytest.mark.parametrize("method", ["byol", "dino", "mae", "moco"])
+def test_views_that_learn_are_the_methods(method, tmp_path):
+    path = write_tiny_presets(tmp_path / "p.yaml")
+    preset = read_preset(path, "tiny", method)
+    crops = [crop.size for crop in build_method(Run(method, "base", 0, preset), 20).crops]
+    assert views(preset.values, method) == (crops[:1] if method == "moco" else crops)
+
+
+def test_what_does_not_fit_is_divided_and_jobs_ask_for_what_they_need():
+    modern = preset_values("modern")
+    wanted = need(modern, "dino")
+    assert wanted.micro_batches(80) == 1
+    parts = wanted.micro_batches(8)
+    assert parts > 1
+    assert wanted.batch_size % parts == 0
+    assert wanted.state_bytes + wanted.batch_size / parts * wanted.sample_bytes < 0.9 * 8e9
+    assert wanted.micro_batches(1) is None
+    assert job_minutes(modern, "dino") > job_minutes(modern, "mae") > 60
+    assert job_memory_mb(modern, [160, 192, 160]) > job_memory_mb(modern, [80, 96, 80]) + 1000
+
+
+def test_arithmetic_imports_no_torch():
+    """Snakemake reads it with the workflow, a second's import for every job."""
+    code = "import neurorad.pretraining.arithmetic, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_card_is_measured_and_printed(tmp_path, capsys):
+    path = write_tiny_presets(tmp_path / "p.yaml")
+    cli.main(["cost", "--preset", "tiny", "--method", "moco", "--presets", str(path), "--shape", "20", "24", "20"])
+    said = capsys.readouterr().out
+    assert "10 steps of 2" in said
+    assert "24 GB card" in said
+    assert "samples/s on cpu" in said

@@ -1,0 +1,148 @@
+"""What a run will need, by arithmetic on its preset: no network is built and torch is not imported.
+
+Snakemake asks for a job's memory and time with it, each time it reads the workflow.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurorad import RESOURCES
+from neurorad.problems import InputError
+
+PRESETS = RESOURCES / "presets.yaml"
+
+BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+
+MOMENTUM = {"byol", "dino", "moco"}
+"""Methods with a second network, which sees the large views without gradient."""
+
+SUSTAINED = {24: 30e12, 48: 45e12, 80: 60e12}
+"""FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on cards of so many GB (A10 or RTX 4090, A6000 or L40,
+A100): about a fifth of their dense peak. An assumption; `neurorad cost` measures the machine it runs on."""
+
+PROCESS_BYTES = 2.5e9
+"""Python with torch and MONAI, and CUDA's libraries: 1.6 GB measured on the CPU, with training."""
+
+KEPT_BYTES = 2**30
+"""Volumes that a job keeps in memory: all of a small study, next to none of a large one, whose volumes lie in the page
+cache, which all jobs of a machine share."""
+
+BATCHES_IN_MEMORY = 4
+"""One at work and three read ahead."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of one optimiser step: `flops`. Of one sample: `sample_bytes` of activations on the device. Of the run:
+    `state_bytes` (weights, gradients, AdamW, momentum network) and `parameters` of the encoder."""
+
+    parameters: int
+    flops: float
+    sample_bytes: float
+    state_bytes: float
+    steps: int
+    batch_size: int
+
+    def micro_batches(self, card_gb: float) -> int | None:
+        """The fewest micro-batches with which a step fits a card, a tenth of which is left free; None if none does."""
+        room = 0.9 * card_gb * 1e9 - self.state_bytes
+        divisors = (parts for parts in range(1, self.batch_size + 1) if self.batch_size % parts == 0)
+        return next((p for p in divisors if self.batch_size // p * self.sample_bytes <= room), None)
+
+    def hours(self, speed: float) -> float:
+        """At `speed` FLOP/s."""
+        return self.steps * self.flops / speed / 3600
+
+
+def convolutions(architecture: Mapping[str, Any], size: int) -> Iterator[tuple[int, int, int, int]]:
+    """(inputs, outputs, kernel edge, edge of the output) of each convolution of an encoder on a cube of `size`."""
+    expansion = 4 if architecture["name"] == "resnet50" else 1
+    channels, size = architecture["width"], math.ceil(size / architecture["stem_stride"])
+    yield 4, channels, 7, size
+    if architecture["stem_pool"]:
+        size = math.ceil(size / 2)
+    for stage, count in enumerate(BLOCKS[architecture["name"]]):
+        planes = architecture["width"] * 2**stage
+        for block in range(count):
+            stride = 2 if stage and not block else 1
+            reduced = math.ceil(size / stride)
+            if expansion == 4:
+                yield channels, planes, 1, size
+                yield planes, planes, 3, reduced
+                yield planes, 4 * planes, 1, reduced
+            else:
+                yield channels, planes, 3, reduced
+                yield planes, planes, 3, reduced
+            if stride != 1 or channels != expansion * planes:
+                yield channels, expansion * planes, 1, reduced
+            channels, size = expansion * planes, reduced
+
+
+def forward_flops(architecture: Mapping[str, Any], size: int) -> float:
+    """FLOP of one view through the encoder; a multiplication and an addition are two."""
+    return float(sum(2 * i * o * k**3 * n**3 for i, o, k, n in convolutions(architecture, size)))
+
+
+def activation_numbers(architecture: Mapping[str, Any], size: int) -> int:
+    """Outputs of convolutions and norms that one view leaves for its gradient."""
+    return sum(2 * outputs * edge**3 for _, outputs, _, edge in convolutions(architecture, size))
+
+
+def encoder_parameters(architecture: Mapping[str, Any]) -> int:
+    """Weights of convolutions, and two numbers a channel of each norm (instance norm: the same)."""
+    return sum(i * o * k**3 + 2 * o for i, o, k, _ in convolutions(architecture, 64))
+
+
+def views(preset: Mapping[str, Any], method: str) -> list[int]:
+    """Edges of the views of a sample that are differentiated."""
+    own = preset[method]
+    if method == "dino":
+        return [own["global_crop"]["size"]] * 2 + [own["local_crop"]["size"]] * own["local_crops"]
+    # MoCo's key view is seen by the momentum network only.
+    return [own["crop"]["size"]] * (2 if method == "byol" else 1)
+
+
+def need(preset: Mapping[str, Any], method: str, number_bytes: int = 2) -> Need:
+    """What a run needs; `number_bytes`: 2 for bfloat16 on a GPU, 4 on a CPU. Heads and MAE's decoder are left out."""
+    architecture, training = preset["encoder"], preset["training"]
+    learned = views(preset, method)
+    watched = [max(learned)] * 2 if method in ("byol", "dino") else [max(learned)] if method == "moco" else []
+    # A view costs a forward pass and a backward pass of twice its work.
+    passes = 3 * sum(forward_flops(architecture, size) for size in learned)
+    passes += sum(forward_flops(architecture, size) for size in watched)
+    numbers = sum(activation_numbers(architecture, size) for size in learned)
+    parameters = encoder_parameters(architecture)
+    view_bytes = 4 * 4 * sum(size**3 for size in [*learned, *(watched if method == "moco" else [])])
+    return Need(
+        parameters=parameters,
+        flops=passes * training["batch_size"],
+        sample_bytes=numbers * number_bytes + view_bytes,
+        state_bytes=4 * parameters * (4 + (1 if method in MOMENTUM else 0)),
+        steps=training["steps"],
+        batch_size=training["batch_size"],
+    )
+
+
+def preset_values(name: str, path: Path = PRESETS) -> dict[str, Any]:
+    """Raises InputError for a preset that the file does not have; `read_preset` checks its keys."""
+    presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if name not in presets:
+        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(presets)}")
+    return presets[name]
+
+
+def job_memory_mb(preset: Mapping[str, Any], shape: Sequence[int]) -> int:
+    """Host memory of a job on a GPU: the process, and the volumes kept and read ahead. `shape`: of a volume."""
+    volume = 4 * math.prod(shape) * 2
+    wanted = PROCESS_BYTES + KEPT_BYTES + BATCHES_IN_MEMORY * preset["training"]["batch_size"] * volume
+    return math.ceil(wanted / 1e8) * 100
+
+
+def job_minutes(preset: Mapping[str, Any], method: str) -> int:
+    """Twice the time on the slowest card of `SUSTAINED`, and half an hour to read and check the volumes."""
+    return math.ceil(30 + 2 * 60 * need(preset, method).hours(min(SUSTAINED.values())))

@@ -1,0 +1,91 @@
+"""The cost card of a run: what it needs by arithmetic, and what this machine does with it, measured."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from neurorad.pretraining.arithmetic import SUSTAINED, job_memory_mb, job_minutes, need
+from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.engine import Run, sample_seeds, start, take_step
+from neurorad.pretraining.presets import Preset
+from neurorad.pretraining.scans import Scans
+from neurorad.pretraining.step import Batch
+from neurorad.pretraining.views import make_views
+
+PROBE_SAMPLES, PROBE_STEPS = 2, 10
+
+
+def random_scans(shape: tuple[int, int, int], count: int = PROBE_SAMPLES) -> Scans:
+    """Volumes of noise in memory, one group each: time does not depend on what is in them."""
+    names = [f"scan-{number}" for number in range(count)]
+    voxels = torch.randn(count, 4, *shape, generator=torch.Generator().manual_seed(0)).half().numpy()
+    return Scans(names, names, list(range(count)), names, names, (4, *shape), {}, "", dict(enumerate(voxels)))
+
+
+def probe(
+    preset: Preset, method: str, shape: tuple[int, int, int], device: torch.device, seconds: float
+) -> tuple[float, int, float]:
+    """Samples a second, views and optimiser included, over at most `PROBE_STEPS` steps of `PROBE_SAMPLES` samples and
+    at most about `seconds`; number of steps; peak bytes of a GPU, or 0. A first step is not counted.
+
+    Batch statistics and the batch's own size do not matter to the time of a sample, within some per cent.
+    """
+    scans = random_scans(shape)
+    preset = replace(preset, training=replace(preset.training, batch_size=PROBE_SAMPLES, log_every=10**9))
+    run, fabric = Run(method, "dro", 0, preset), make_fabric(device)
+    progress = start(run, scans, fabric)
+    groups, chosen = torch.arange(PROBE_SAMPLES, device=device), list(range(PROBE_SAMPLES))
+    voxels = torch.stack([torch.from_numpy(scans.volume(scan)) for scan in chosen])
+    intensity = preset.intensity if progress.method.intensity else None
+    steps, began = 0, time.perf_counter()
+    while progress.step <= PROBE_STEPS:
+        seeds = sample_seeds(run, scans, progress.step, chosen)
+        views = make_views(voxels.to(device), seeds, progress.method.crops, preset.geometry, intensity)
+        batch = Batch(views, scans.patient_codes.to(device), seeds, progress.step)
+        take_step(run, scans, progress, [batch], groups, scans.names, fabric)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if progress.step == 1:
+            began = now
+            continue
+        steps += 1
+        if now - began > seconds:
+            break
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return PROBE_SAMPLES * steps / (time.perf_counter() - began), steps, float(peak)
+
+
+def card(
+    preset: Preset,
+    method: str,
+    shape: tuple[int, int, int],
+    device: str,
+    measured: tuple[float, int, float] | None,
+) -> str:
+    """The card as text."""
+    wanted = need(preset.values, method)
+    samples = wanted.steps * wanted.batch_size
+    lines = [
+        f"{method}, preset {preset.name}: {wanted.steps} steps of {wanted.batch_size} samples",
+        f"encoder            {wanted.parameters / 1e6:.1f} million parameters",
+        f"work               {wanted.flops / 1e12:.2f} TFLOP a step, {wanted.steps * wanted.flops / 1e18:.2f} EFLOP in all",
+        f"GPU memory         {wanted.sample_bytes / 1e9:.2f} GB a sample, {wanted.state_bytes / 1e9:.2f} GB of state; "
+        "by arithmetic (bfloat16; heads and decoder left out)",
+        f"host memory        {job_memory_mb(preset.values, shape)} MB; Snakemake asks for this, and for "
+        f"{job_minutes(preset.values, method)} minutes",
+    ]
+    for gigabytes, speed in SUSTAINED.items():
+        parts = wanted.micro_batches(gigabytes)
+        fits = "does not fit" if parts is None else "" if parts == 1 else f", --accumulate {parts}"
+        hours = "" if parts is None else f"{wanted.hours(speed):.1f} h"
+        lines.append(f"{gigabytes} GB card         {hours}{fits} (assumed: {speed / 1e12:.0f} TFLOP/s sustained)")
+    if measured:
+        pace, steps, peak = measured
+        memory = f", peak {peak / 1e9:.1f} GB" if peak else ""
+        lines.append(
+            f"this machine       {pace:.3g} samples/s on {device} ({steps} steps of {PROBE_SAMPLES}{memory}), so "
+            f"{samples / pace / 3600:.3g} h; {pace * wanted.flops / wanted.batch_size / 1e9:.0f} GFLOP/s"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""The processes of one run and what they tell each other, by Lightning Fabric.
+
+Every process holds the whole state and works on its share of each batch. Losses, signals and features are gathered in
+the sampler's order, so that all of them, and any number of them, compute the same group weights and the same rows.
+
+Fabric's mixed precision is not used: it would run the losses in bfloat16 too. See `Batch.precision`.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
+
+from neurorad.pretraining.step import Batch
+from neurorad.problems import InputError
+
+
+def make_fabric(device: torch.device, count: int = 1) -> Fabric:
+    """`count` processes on this machine, one a device; started by torchrun or `srun --ntasks`, those join instead."""
+    external = TorchElasticEnvironment.detect() or (_slurm_tasks() > 1 and SLURMEnvironment.detect())
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise InputError(
+            f"--devices {count}: this job sees {torch.cuda.device_count()} GPUs; ask for more or for fewer"
+        )
+    strategy: Any = "auto"
+    if count > 1 or external:
+        # Unused: DINO's last layer while it is frozen. Buffers are kept equal by what is gathered.
+        strategy = DDPStrategy(
+            find_unused_parameters=True,
+            forward_sync_buffers=False,
+            process_group_backend="nccl" if device.type == "cuda" else "gloo",
+        )
+    # Named, because one task with several GPUs, as Snakemake's Slurm jobs are, is no error here.
+    plugins = [] if external else [LightningEnvironment()]
+    fabric = Fabric(accelerator=device.type, devices=count, strategy=strategy, plugins=plugins)
+    fabric.launch()
+    return fabric
+
+
+def _slurm_tasks() -> int:
+    return int(os.environ.get("SLURM_NTASKS", "1"))
+
+
+class OneStep(nn.Module):
+    """A method's step as a module's `forward`, which is what DDP watches."""
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch) -> dict[str, Any]:
+        return vars(self.method.step(batch))
+
+
+def share(chosen: Sequence[Any], fabric: Fabric, parts: int) -> list[list[Any]]:
+    """This process's samples of a batch, in `parts` micro-batches: process r of n has `chosen[r::n]`.
+
+    Raises:
+        InputError: the batch cannot be divided evenly.
+    """
+    own = list(chosen[fabric.global_rank :: fabric.world_size])
+    size, rest = divmod(len(chosen), fabric.world_size * parts)
+    if rest or not size:
+        raise InputError(
+            f"training.batch_size {len(chosen)} cannot be divided by {fabric.world_size} devices x {parts} "
+            "micro-batches; change --devices, --accumulate or the preset's batch size"
+        )
+    return [own[part * size : (part + 1) * size] for part in range(parts)]
+
+
+def gathered(fabric: Fabric, parts: Sequence[Tensor]) -> Tensor:
+    """Micro-batches `[b, ...]` of this process `-> [B, ...]` of all, in the order of the batch before `share`."""
+    own = torch.cat([part.detach() for part in parts])
+    if fabric.world_size == 1:
+        return own
+    everyone = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    distributed.all_gather(everyone, own.contiguous())
+    return torch.stack(everyone, dim=1).flatten(0, 1)
+
+
+def anywhere(fabric: Fabric, number: int) -> int:
+    """The largest `number` of all processes."""
+    if fabric.world_size == 1:
+        return number
+    return int(fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max"))
