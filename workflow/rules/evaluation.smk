@@ -147,3 +147,25 @@ rule clean:
         "neurorad clean --predictions {input.predictions:q} --test-patients {input.patients:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
         " 2> >(tee {log:q} >&2)"
+
+
+rule reliability:
+    input:
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=EVALUATED),
+        patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        "results/evaluation/reliability.parquet",
+    log:
+        "results/logs/reliability.log",
+    benchmark:
+        "results/benchmarks/reliability.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad reliability --predictions {input.predictions:q} --patients {input.patients:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
+        " 2> >(tee {log:q} >&2)"

@@ -1,4 +1,4 @@
-"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`."""
+"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`, `reliability`."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     _add_invariance(verbs)
     _add_compare(verbs)
     _add_clean(verbs)
+    _add_reliability(verbs)
 
 
 def _add(verbs: argparse._SubParsersAction, name: str, text: str, description: str, example: str) -> Any:
@@ -161,6 +162,26 @@ def _add_clean(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
     verb.set_defaults(run=run_clean)
+
+
+def _add_reliability(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "reliability",
+        "may a probe be acted on, and for whom: calibration, utility, conformal sets, subgroups",
+        "Decision and calibration curves, conformal sets by class with their coverage at each site, the reject option,\n"
+        "and subgroups by sex, age, grade, site, vendor and field strength; fewer than 10 patients are suppressed.",
+        "neurorad reliability --predictions results/evaluation/probe/*.predictions.parquet\n"
+        "         --patients results/cohorts/*/patients.tsv --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/reliability.parquet",
+    )
+    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET", help="of the probes")
+    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
+    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.set_defaults(run=run_reliability)
 
 
 def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
@@ -337,3 +358,16 @@ def run_clean(args: argparse.Namespace) -> None:
     table = tidy(clean_rows(predictions, test_patients, args.seed, args.bootstrap), stamp)
     # Without a row there is no column of the rows' own either.
     write_table(args.out, table if len(table) else table.assign(patients=""))
+
+
+def run_reliability(args: argparse.Namespace) -> None:
+    from neurorad.evaluation.reliability import reliability
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, patients = _stamp(args.leakage), _read_patients(args.patients)
+    needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label", "score", "margin")
+    needed += ("probability", "p_negative", "p_positive")
+    predictions = _read(args.predictions, "--predictions", needed)
+    write_table(args.out, tidy(reliability(predictions, patients, args.seed, args.bootstrap), stamp))
