@@ -10,7 +10,7 @@ import yaml
 from neurorad.cohorts.inventory import listing_digest
 from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
-from neurorad.encoder_names import encoder_names
+from neurorad.encoder_names import encoder_names, ensemble_names, members
 from neurorad.imaging.commands import shard_of
 from neurorad.reporting.registry import CAPTIONS, FIGURES
 from neurorad.reporting.tables import TABLES
@@ -28,6 +28,7 @@ ENCODERS = encoder_names(PRETRAINING)
 # Age and sex come from label tables.
 BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
 EVALUATION = config["evaluation"]
+ENSEMBLES = ensemble_names(PRETRAINING) if EVALUATION.get("ensemble") else []
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
 CHECKS = ["check_scans.parquet", "checks.parquet"]
 
@@ -184,6 +185,13 @@ def encoder_flags(wildcards):
     return f"--encoder {shlex.quote(encoder_folder(wildcards.encoder))}"
 
 
+def ensemble_members(wildcards):
+    return [
+        f"results/embeddings/{encoder}/{wildcards.cohort}.parquet"
+        for encoder in members(wildcards.encoder, PRETRAINING["methods"])
+    ]
+
+
 # Evaluation
 
 
@@ -231,7 +239,7 @@ def effort_flags(wildcards):
 
 # Reporting
 
-EVALUATED = ENCODERS + BASELINES
+EVALUATED = ENCODERS + ENSEMBLES + BASELINES
 
 FILES = {
     "scans": expand("results/cohorts/{cohort}/scans.tsv", cohort=COHORTS),

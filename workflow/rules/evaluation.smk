@@ -105,7 +105,9 @@ rule invariance:
 rule compare:
     input:
         predictions=expand(
-            "results/evaluation/{kind}/{encoder}.predictions.parquet", kind=["probe", "survival"], encoder=ENCODERS
+            "results/evaluation/{kind}/{encoder}.predictions.parquet",
+            kind=["probe", "survival"],
+            encoder=ENCODERS + ENSEMBLES,
         ),
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
