@@ -257,6 +257,7 @@ FILES = {
     "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
     "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],
     "clean": ["results/evaluation/clean.parquet"],
+    "reliability": ["results/evaluation/reliability.parquet"],
     "maps": expand(
         "results/explanation/{encoder}/{endpoint}/maps.npz", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
     ),
