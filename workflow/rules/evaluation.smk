@@ -6,7 +6,8 @@ rule folds:
         patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
         volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
     output:
-        "results/evaluation/folds.parquet",
+        folds="results/evaluation/folds.parquet",
+        counts="results/evaluation/patients.tsv",
     log:
         "results/logs/folds.log",
     benchmark:
@@ -20,7 +21,8 @@ rule folds:
         decisions=decision_flag,
     shell:
         "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
-        " --repeats {params.repeats} --seed {params.seed} {params.decisions} --out {output:q} 2> >(tee {log:q} >&2)"
+        " --repeats {params.repeats} --seed {params.seed} {params.decisions} --counts {output.counts:q}"
+        " --out {output.folds:q} 2> >(tee {log:q} >&2)"
 
 
 rule probe:

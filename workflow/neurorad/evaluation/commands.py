@@ -43,6 +43,7 @@ def _add_folds(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
     verb.add_argument("--decisions", default="{}", metavar="JSON", help='cut-offs: {"ki67_cutoff": 20} [{}]')
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.add_argument("--counts", type=Path, metavar="TSV", help="patients evaluated, unlabelled, labelled by endpoint")
     verb.set_defaults(run=run_folds)
 
 
@@ -262,13 +263,17 @@ def run_folds(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from neurorad.endpoints import endpoints
-    from neurorad.evaluation.folds import analysis_set, fold_table
+    from neurorad.evaluation.folds import accounting, analysis_set, fold_table
     from neurorad.files import write_table
 
     volumes = _read(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
     chosen = analysis_set(pd.concat(volumes, ignore_index=True))
     patients, known = _read_patients(args.patients), endpoints(json.loads(args.decisions))
-    write_table(args.out, fold_table(chosen, patients, known, args.folds, args.repeats, args.seed))
+    drawn = fold_table(chosen, patients, known, args.folds, args.repeats, args.seed)
+    counts = accounting(chosen, patients, known, drawn)
+    if args.counts:
+        write_table(args.counts, counts)
+    write_table(args.out, drawn)
 
 
 def run_probe(args: argparse.Namespace) -> None:
