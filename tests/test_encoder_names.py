@@ -2,7 +2,7 @@
 
 import pytest
 
-from neurorad.encoder_names import encoder_names, encoder_parts
+from neurorad.encoder_names import encoder_names, encoder_parts, ensemble_names, members
 from neurorad.problems import InputError
 
 
@@ -32,3 +32,11 @@ def test_an_encoders_name_says_method_objective_and_seed(name, parts):
 def test_a_name_without_method_is_refused(name):
     with pytest.raises(InputError, match="METHOD-OBJECTIVE-sSEED"):
         encoder_parts(name)
+
+
+def test_an_ensemble_joins_one_encoder_a_method_under_its_objective_and_seed():
+    pretraining = {"methods": ["byol", "mae"], "objectives": ["base", "dro"], "seeds": [0, 2]}
+    assert ensemble_names(pretraining) == [f"ensemble-{o}-s{s}" for o in ("base", "dro") for s in (0, 2)]
+    assert members("ensemble-dro-s2", pretraining["methods"]) == ["byol-dro-s2", "mae-dro-s2"]
+    assert encoder_parts("ensemble-dro-s2") == ("ensemble", "dro", 2)
+    assert ensemble_names({**pretraining, "methods": ["byol"]}) == []

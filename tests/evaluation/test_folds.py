@@ -8,6 +8,7 @@ from neurorad.endpoints import binary, endpoints
 from neurorad.evaluation.folds import (
     COLUMNS,
     TRAINED_ONLY,
+    accounting,
     analysis_set,
     cells,
     check_folds,
@@ -276,3 +277,19 @@ def test_the_cut_off_that_drew_the_folds_is_the_one_that_scores_them(study):
     rows, _, _ = probe(whole.embeddings(random.normal(size=(40, 5))), folds, endpoints_of(folds, endpoints()), 0, 20)
     (row,) = [r for r in rows if (r["endpoint"], r["protocol"], r["metric"]) == ("ki67", "within_site", "auc")]
     assert row["n_positive"] == (whole.labels["ki67"] >= 30).sum()
+
+
+def test_every_patient_with_a_volume_is_labelled_unlabelled_or_unlisted(study, known):
+    mgmt = np.tile([1.0, 0.0, np.nan], 30)
+    whole = study(mgmt=mgmt, ki67=np.where(np.arange(90) < 10, np.nan, 12.0))
+    listed = whole.patients.drop(index=[0, 1, 2, 89])
+    folds = fold_table(whole.analysis, listed, known, 5, 1, 0)
+    counts = accounting(whole.analysis, listed, known, folds)
+    assert (counts["evaluated"] == counts[["unlisted", "unlabelled", "labelled"]].sum(axis=1)).all()
+    east = counts[(counts["cohort"] == "east") & (counts["endpoint"] == "mgmt")].iloc[0]
+    assert east[["evaluated", "unlisted", "unlabelled", "labelled", "positive"]].tolist() == [36, 3, 11, 22, 11]
+    ki67 = counts[(counts["cohort"] == "east") & (counts["endpoint"] == "ki67")].iloc[0]
+    assert ki67[["unlisted", "unlabelled", "labelled", "positive"]].tolist() == [3, 7, 26, 26]
+    with pytest.raises(ArithmeticError, match="mgmt at east: 22 labelled patients, but 21 in the folds"):
+        lost = folds.index[(folds["endpoint"] == "mgmt") & (folds["protocol"] == "within_site")][0]
+        accounting(whole.analysis, listed, known, folds.drop(index=lost))

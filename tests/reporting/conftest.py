@@ -144,6 +144,41 @@ def evaluation_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
+def reliability_rows(rng: np.random.Generator) -> pd.DataFrame:
+    """Curves, coverage and subgroups of the common markers, all sites together; one subgroup is suppressed."""
+    rows = []
+    for endpoint in ("mgmt", "idh1", "1p19q"):
+        for encoder in (*ENCODERS, *REFERENCES):
+            first = row(encoder, "all", endpoint, "", 0.5, 0.1, 90, 30) | {"protocol": "combined"}
+
+            def add(
+                metric: str, value: float, at: float, variable: str = "", stratum: str = "", first: dict = first, **more
+            ) -> None:
+                limits = {"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05}
+                place = {"at": at, "variable": variable, "stratum": stratum}
+                rows.append({**first, "metric": metric, **limits, **place, **more})
+
+            for at in np.arange(0.05, 1, 0.05):
+                add("net_benefit", 0.33 - 0.4 * at + rng.normal(0, 0.01), at)
+                add("net_benefit_all", 0.33 - 0.67 * at / (1 - at), at)
+            for at in (0.1, 0.3, 0.5, 0.7):
+                add("observed_share", float(np.clip(at + rng.normal(0, 0.08), 0, 1)), at)
+            for at in (1.0, 0.8, 0.6, 0.5):
+                add("balanced_accuracy_retained", 0.75 - 0.2 * at + rng.normal(0, 0.01), at)
+            for site in ("", *(f"{site}, " for site in SITES)):
+                for label in ("positive", "negative"):
+                    variable = "site and class" if site else "class"
+                    add("coverage", 0.9 + rng.normal(0, 0.03), 0.9, variable, site + label)
+            strata = {"sex": "FM", "age band": ("above 65", "50 to 65", "below 50"), "WHO grade": ("4", "below 4")}
+            for variable, names in {**strata, "site": SITES, "vendor": ("GE", "Siemens")}.items():
+                for stratum in names:
+                    lost = stratum == "below 4"
+                    note = {"note": "suppressed: fewer than 10 patients", "n": pd.NA} if lost else {}
+                    value = np.nan if lost else float(np.clip(rng.normal(0.65, 0.08), 0.3, 0.95))
+                    add("auc", value, np.nan, variable, stratum, **note)
+    return pd.DataFrame(rows)
+
+
 def curve(rng: np.random.Generator, site: str, stratum: str, n: int, mean: float) -> pd.DataFrame:
     times = np.sort(rng.exponential(mean, n)).round() + 1
     alive = 1 - np.arange(1, n + 1) / n
@@ -272,6 +307,7 @@ def planted_once() -> Tables:
         **training_tables(rng),
         **evaluation_tables(rng),
         curves=survival_curves(rng),
+        reliability=reliability_rows(np.random.default_rng(7)),
         coordinates=coordinates(rng),
         maps=maps,
         agreement=agreement,

@@ -52,8 +52,17 @@ def test_the_shipped_study(tmp_path, shipped):
     assert counts["pretrain"] == counts["explain"] == 8
     assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2
     assert sum(count for name, count in counts.items() if name.startswith("figure_")) == len(FIGURES)
-    assert counts["audit"] == counts["folds"] == counts["compare"] == counts["report"] == counts["clean"] == 1
-    assert counts["crate"] == 1
+    once = ("audit", "folds", "compare", "clean", "reliability", "report", "crate")
+    assert {counts[name] for name in once} == {1}
+
+
+def test_an_ensemble_is_one_more_encoder_an_objective(tmp_path, shipped):
+    shipped["evaluation"] |= {"ensemble": True, "probes": ["linear", "robust"]}
+    counts = jobs(dry_run(tmp_path, shipped))
+    assert counts["ensemble"] == 3 * 2
+    assert counts["embed"] == 3 * (8 + 2)
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 2
+    assert counts["pretrain"] == 8
 
 
 def test_without_a_second_objective_there_is_nothing_to_compare(tmp_path, shipped):

@@ -10,7 +10,7 @@ import yaml
 from neurorad.cohorts.inventory import listing_digest
 from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
-from neurorad.encoder_names import encoder_names
+from neurorad.encoder_names import encoder_names, ensemble_names, members
 from neurorad.imaging.commands import shard_of
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
 from neurorad.reporting.registry import CAPTIONS, FIGURES
@@ -29,6 +29,7 @@ ENCODERS = encoder_names(PRETRAINING)
 # Age and sex come from label tables.
 BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
 EVALUATION = config["evaluation"]
+ENSEMBLES = ensemble_names(PRETRAINING) if EVALUATION.get("ensemble") else []
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
 EXPLAINED = ["maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"]
 
@@ -193,6 +194,13 @@ def encoder_flags(wildcards):
     return f"--encoder {shlex.quote(encoder_folder(wildcards.encoder))}"
 
 
+def ensemble_members(wildcards):
+    return [
+        f"results/embeddings/{encoder}/{wildcards.cohort}.parquet"
+        for encoder in members(wildcards.encoder, PRETRAINING["methods"])
+    ]
+
+
 # Evaluation
 
 
@@ -242,7 +250,7 @@ def effort_flags(wildcards):
 
 # Reporting
 
-EVALUATED = ENCODERS + BASELINES
+EVALUATED = ENCODERS + ENSEMBLES + BASELINES
 
 FILES = {
     "scans": expand("results/cohorts/{cohort}/scans.tsv", cohort=COHORTS),
@@ -260,6 +268,7 @@ FILES = {
     "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
     "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],
     "clean": ["results/evaluation/clean.parquet"],
+    "reliability": ["results/evaluation/reliability.parquet"],
     "maps": expand(
         "results/explanation/{encoder}/{endpoint}/maps.npz", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
     ),

@@ -21,3 +21,24 @@ rule embed:
     shell:
         "neurorad embed {params.flags} --volumes {input.volumes:q} --out {output:q} --threads {threads}"
         " 2> >(tee {log:q} >&2)"
+
+
+rule ensemble:
+    input:
+        ensemble_members,
+    output:
+        "results/embeddings/{encoder}/{cohort}.parquet",
+    log:
+        "results/logs/ensemble/{encoder}/{cohort}.log",
+    benchmark:
+        "results/benchmarks/ensemble/{encoder}/{cohort}.tsv"
+    wildcard_constraints:
+        encoder="ensemble-[a-z]+-s[0-9]+",
+    conda:
+        "../../envs/neurorad.yaml"
+    shell:
+        "neurorad ensemble --embeddings {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
+# An ensemble is joined from its members' embeddings; no volume is embedded again.
+ruleorder: ensemble > embed

@@ -6,7 +6,8 @@ rule folds:
         patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
         volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
     output:
-        "results/evaluation/folds.parquet",
+        folds="results/evaluation/folds.parquet",
+        counts="results/evaluation/patients.tsv",
     log:
         "results/logs/folds.log",
     benchmark:
@@ -20,7 +21,8 @@ rule folds:
         decisions=decision_flag,
     shell:
         "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
-        " --repeats {params.repeats} --seed {params.seed} {params.decisions} --out {output:q} 2> >(tee {log:q} >&2)"
+        " --repeats {params.repeats} --seed {params.seed} {params.decisions} --counts {output.counts:q}"
+        " --out {output.folds:q} 2> >(tee {log:q} >&2)"
 
 
 rule probe:
@@ -105,7 +107,9 @@ rule invariance:
 rule compare:
     input:
         predictions=expand(
-            "results/evaluation/{kind}/{encoder}.predictions.parquet", kind=["probe", "survival"], encoder=ENCODERS
+            "results/evaluation/{kind}/{encoder}.predictions.parquet",
+            kind=["probe", "survival"],
+            encoder=ENCODERS + ENSEMBLES,
         ),
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
@@ -145,5 +149,27 @@ rule clean:
         bootstrap=EVALUATION["bootstrap"],
     shell:
         "neurorad clean --predictions {input.predictions:q} --test-patients {input.patients:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
+        " 2> >(tee {log:q} >&2)"
+
+
+rule reliability:
+    input:
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=EVALUATED),
+        patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        "results/evaluation/reliability.parquet",
+    log:
+        "results/logs/reliability.log",
+    benchmark:
+        "results/benchmarks/reliability.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+    shell:
+        "neurorad reliability --predictions {input.predictions:q} --patients {input.patients:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
         " 2> >(tee {log:q} >&2)"

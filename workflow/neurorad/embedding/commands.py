@@ -1,4 +1,4 @@
-"""`neurorad embed`."""
+"""`neurorad embed`, `ensemble`."""
 
 import argparse
 import sys
@@ -28,6 +28,20 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=run_embed)
+
+    joined = verbs.add_parser(
+        "ensemble",
+        help="join the embeddings of several encoders into one, rows scaled to length 1",
+        description="The concatenation of the members' embeddings of one cohort, each row divided by its length: the\n"
+        "feature of the paper's published code. It is probed like any encoder.",
+        epilog="example: neurorad ensemble\n"
+        "         --embeddings results/embeddings/{byol,dino,mae,moco}-dro-s0/ucsf-pdgm.parquet\n"
+        "         --out results/embeddings/ensemble-dro-s0/ucsf-pdgm.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    joined.add_argument("--embeddings", required=True, nargs="+", type=Path, metavar="PARQUET", help="one a member")
+    joined.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    joined.set_defaults(run=run_ensemble)
 
 
 def run_embed(args: argparse.Namespace) -> None:
@@ -68,3 +82,19 @@ def _embed_clinical(args: argparse.Namespace) -> None:
     embeddings = clinical(table, read_table(args.clinical))
     print(f"{len(table) - len(embeddings)} of {len(table)} scans left out: age or sex unknown", file=sys.stderr)
     write_table(args.out, embeddings)
+
+
+def run_ensemble(args: argparse.Namespace) -> None:
+    from neurorad.embedding.embed import IDENTITY, ensemble
+    from neurorad.files import read_table, write_table
+
+    tables = []
+    for path in args.embeddings:
+        if not path.is_file():
+            raise InputError(f"--embeddings {path}: no such file; it is made by `neurorad embed`")
+        table = read_table(path)
+        missing = [column for column in IDENTITY if column not in table]
+        if missing:
+            raise InputError(f"--embeddings {path}: lacks the columns {', '.join(missing)}")
+        tables.append(table)
+    write_table(args.out, ensemble(tables))

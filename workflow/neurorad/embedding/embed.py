@@ -1,6 +1,6 @@
 """Volumes to embeddings: one row of numbers a scan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,31 @@ def clinical(table: pd.DataFrame, patients: pd.DataFrame) -> pd.DataFrame:
     joined = table[list(IDENTITY)].merge(known, on=["cohort", "patient"], how="inner", validate="many_to_one")
     values = np.stack([joined["age"].to_numpy(float), (joined["sex"] == "M").to_numpy(float)], axis=1)
     return with_identity(joined, values)
+
+
+def ensemble(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The members' embeddings of the same scans side by side, each row scaled to length 1 (Euclidean).
+
+    This is the feature of the paper's published code, which its text does not mention. Rows follow the first table.
+
+    Raises:
+        InputError: fewer than two members, or members that did not embed the same scans.
+    """
+    if len(tables) < 2:
+        raise InputError("--embeddings: an ensemble joins two encoders or more")
+    who = tables[0][list(IDENTITY)].reset_index(drop=True)
+    parts = []
+    for table in tables:
+        if table.duplicated(["cohort", "scan"]).any() or len(table) != len(who):
+            raise InputError("--embeddings: the members did not embed the same scans; make them from the same volumes")
+        joined = who.merge(table, on=list(IDENTITY), how="left", indicator="found")
+        if (joined["found"] != "both").any():
+            raise InputError("--embeddings: the members did not embed the same scans; make them from the same volumes")
+        features = [column for column in table if column[:1] == "e" and column[1:].isdigit()]
+        parts.append(joined[sorted(features, key=lambda column: int(column[1:]))].to_numpy(np.float64))
+    values = np.concatenate(parts, axis=1)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return with_identity(who, np.divide(values, length, out=np.zeros_like(values), where=length > 0))
 
 
 def with_identity(table: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:

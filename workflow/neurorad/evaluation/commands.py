@@ -1,4 +1,4 @@
-"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`."""
+"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`, `reliability`."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     _add_invariance(verbs)
     _add_compare(verbs)
     _add_clean(verbs)
+    _add_reliability(verbs)
 
 
 def _add(verbs: argparse._SubParsersAction, name: str, text: str, description: str, example: str) -> Any:
@@ -42,6 +43,7 @@ def _add_folds(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
     verb.add_argument("--decisions", default="{}", metavar="JSON", help='cut-offs: {"ki67_cutoff": 20} [{}]')
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.add_argument("--counts", type=Path, metavar="TSV", help="patients evaluated, unlabelled, labelled by endpoint")
     verb.set_defaults(run=run_folds)
 
 
@@ -163,6 +165,26 @@ def _add_clean(verbs: argparse._SubParsersAction) -> None:
     verb.set_defaults(run=run_clean)
 
 
+def _add_reliability(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(
+        verbs,
+        "reliability",
+        "may a probe be acted on, and for whom: calibration, utility, conformal sets, subgroups",
+        "Decision and calibration curves, conformal sets by class with their coverage at each site, the reject option,\n"
+        "and subgroups by sex, age, grade, site, vendor and field strength; fewer than 10 patients are suppressed.",
+        "neurorad reliability --predictions results/evaluation/probe/*.predictions.parquet\n"
+        "         --patients results/cohorts/*/patients.tsv --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/reliability.parquet",
+    )
+    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET", help="of the probes")
+    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
+    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.set_defaults(run=run_reliability)
+
+
 def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
     """Tables in a fixed order whatever the order on the command line.
 
@@ -241,13 +263,17 @@ def run_folds(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from neurorad.endpoints import endpoints
-    from neurorad.evaluation.folds import analysis_set, fold_table
+    from neurorad.evaluation.folds import accounting, analysis_set, fold_table
     from neurorad.files import write_table
 
     volumes = _read(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
     chosen = analysis_set(pd.concat(volumes, ignore_index=True))
     patients, known = _read_patients(args.patients), endpoints(json.loads(args.decisions))
-    write_table(args.out, fold_table(chosen, patients, known, args.folds, args.repeats, args.seed))
+    drawn = fold_table(chosen, patients, known, args.folds, args.repeats, args.seed)
+    counts = accounting(chosen, patients, known, drawn)
+    if args.counts:
+        write_table(args.counts, counts)
+    write_table(args.out, drawn)
 
 
 def run_probe(args: argparse.Namespace) -> None:
@@ -337,3 +363,16 @@ def run_clean(args: argparse.Namespace) -> None:
     table = tidy(clean_rows(predictions, test_patients, args.seed, args.bootstrap), stamp)
     # Without a row there is no column of the rows' own either.
     write_table(args.out, table if len(table) else table.assign(patients=""))
+
+
+def run_reliability(args: argparse.Namespace) -> None:
+    from neurorad.evaluation.reliability import reliability
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    _check_replicates(args.bootstrap)
+    stamp, patients = _stamp(args.leakage), _read_patients(args.patients)
+    needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label", "score", "margin")
+    needed += ("probability", "p_negative", "p_positive")
+    predictions = _read(args.predictions, "--predictions", needed)
+    write_table(args.out, tidy(reliability(predictions, patients, args.seed, args.bootstrap), stamp))

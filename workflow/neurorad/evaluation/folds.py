@@ -248,6 +248,37 @@ def _rows(endpoint: str, protocol: str, site: str, repeat: int, fold: np.ndarray
     return rows.assign(**where, fold=fold)[list(COLUMNS[:-1])]
 
 
+def accounting(
+    analysis: pd.DataFrame, patients: pd.DataFrame, known: dict[str, Endpoint], folds: pd.DataFrame
+) -> pd.DataFrame:
+    """Where the patients of each site went, by endpoint: the n of every probe adds up with those left out to the volumes.
+
+    Columns cohort, endpoint, evaluated (patients with a usable volume, as in the flow of scans), unlisted (no row in
+    patients.tsv), unlabelled (label unknown), labelled, positive.
+
+    Args:
+        analysis: of `analysis_set`. patients: of `check_labels`. folds: of `fold_table`.
+
+    Raises:
+        ArithmeticError: the folds do not hold exactly the labelled patients.
+    """
+    table = analysis.merge(patients[[*KEY, *known]], on=KEY, how="left", indicator="listed")
+    drawn = folds[(folds["protocol"] == "within_site") & (folds["repeat"] == 0)]
+    rows = []
+    for cohort, part in table.groupby("cohort"):
+        listed = part["listed"] == "both"
+        for name, endpoint in known.items():
+            label = binary(part[name], endpoint)
+            labelled = int(label.notna().sum())
+            held = int(((drawn["endpoint"] == name) & (drawn["site"] == cohort)).sum())
+            if held != labelled:
+                raise ArithmeticError(f"{name} at {cohort}: {labelled} labelled patients, but {held} in the folds")
+            left = {"unlisted": int((~listed).sum()), "unlabelled": int((listed & label.isna()).sum())}
+            counted = {"labelled": labelled, "positive": int((label == 1).sum())}
+            rows.append({"cohort": cohort, "endpoint": name, "evaluated": len(part), **left, **counted})
+    return pd.DataFrame(rows)
+
+
 def endpoints_of(folds: pd.DataFrame, known: dict[str, Endpoint]) -> dict[str, Endpoint]:
     """The endpoints with the cut-offs by which the folds were drawn, so that all are scored by the same."""
     drawn = folds.dropna(subset="cutoff").drop_duplicates("endpoint").set_index("endpoint")["cutoff"]

@@ -139,10 +139,14 @@ def check_threshold(truth: np.ndarray, score: np.ndarray, called: np.ndarray) ->
         raise ArithmeticError(f"AUC {area:.4f} does not go with sensitivity {found:.4f} and specificity {spared:.4f}")
 
 
+def mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    w = weights_or_ones(len(values), weights)
+    return ratio(w @ values, w.sum(-1))
+
+
 def brier(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Mean squared distance of the probability from the outcome (0 best)."""
-    w = weights_or_ones(len(truth), weights)
-    return ratio(w @ (probability - truth) ** 2, w.sum(-1))
+    return mean((probability - truth) ** 2, weights)
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -167,8 +171,7 @@ def spearman(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = 
 
 
 def mean_absolute_error(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    w = weights_or_ones(len(truth), weights)
-    return ratio(w @ np.abs(truth - predicted), w.sum(-1))
+    return mean(np.abs(truth - predicted), weights)
 
 
 def comparable(days: np.ndarray, event: np.ndarray, strata: np.ndarray | None = None) -> np.ndarray:

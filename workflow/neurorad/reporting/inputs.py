@@ -30,6 +30,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "coordinates": ("t-SNE coordinates, one an encoder", ("encoder", "cohort", "x", "y")),
     "comparison": ("comparison.parquet", ("site", "endpoint", "metric", "value", "ci_low", "ci_high")),
     "clean": ("clean.parquet", ("encoder", "site", "endpoint", "metric", "patients", "value")),
+    "reliability": ("reliability.parquet", ("encoder", "endpoint", "protocol", "metric", "value", "at", "stratum")),
     "agreement": ("agreement.parquet of an explanation", ("encoder", "endpoint", "scan", "mass", "prior_mass")),
     "checks": ("checks.parquet of an explanation", ("encoder", "endpoint", "protocol", "metric", "value", "n")),
 }
@@ -58,6 +59,7 @@ class Tables:
     coordinates: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None
     clean: pd.DataFrame | None = None
+    reliability: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     checks: pd.DataFrame | None = None
     maps: list[dict[str, np.ndarray]] | None = None

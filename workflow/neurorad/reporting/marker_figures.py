@@ -109,7 +109,7 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
     rows = rows[rows["endpoint"].isin(names) & (rows["site"] != "all")]
     rows = rows[rows["encoder"].map(lambda e: encoder_parts(e)[0] not in ("random", "clinical"))]
     if rows.empty:
-        raise NothingToDrawError(f"no patient has a label of {', '.join(map(_label, names))}")
+        raise NothingToDrawError(f"no patient has a label of {', '.join(map(endpoint_label, names))}")
     sites = sorted(rows["site"].unique())
     names = tuple(name for name in names if name in set(rows["endpoint"]))
     # Two objectives fit a method's row; more make the rows taller.
@@ -125,7 +125,7 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
             forest(panel, mine, first=site == sites[0], span=span)
             chance(panel)
             counts = f"n = {count_range(mine['n'])}, {count_range(mine['n_positive'])} positive" if len(mine) else ""
-            panel.set_title(f"{_label(name)} · {site_label(site)}\n{counts}", fontsize=7)
+            panel.set_title(f"{endpoint_label(name)} · {site_label(site)}\n{counts}", fontsize=7)
     for panel in axes[-1]:
         panel.set_xlabel("AUC (95 % CI)")
     finish(figure, tables.leakage, objective_handles(rows["encoder"]))
@@ -225,7 +225,7 @@ def draw_differences(tables: Tables) -> Figure:
                 panel.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
         chance(panel, 0.0)
         panel.set_yticks(
-            range(len(names)), [_label(n) for n in reversed(names)] if site == sites[0] else [""] * len(names)
+            range(len(names)), [endpoint_label(n) for n in reversed(names)] if site == sites[0] else [""] * len(names)
         )
         panel.set_ylim(-0.5, len(names) - 0.5)
         panel.set_title(site_label(site))
@@ -295,7 +295,7 @@ def verdict(rows: pd.DataFrame) -> str:
     return text
 
 
-def _label(name: str) -> str:
+def endpoint_label(name: str) -> str:
     known = endpoints()
     return known[name].label if name in known else name
 

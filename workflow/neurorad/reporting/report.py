@@ -34,6 +34,12 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("probe", "comparison"),
     ),
     (
+        "May a probe be acted on, and for whom",
+        "Calibration, utility, uncertainty and subgroups of the same predictions.",
+        ("supp1_calibration", "supp2_subgroups"),
+        ("reliability",),
+    ),
+    (
         "Overall survival",
         "Risk from frozen embeddings.",
         ("fig4a_survival", "fig4b_kaplan_meier", "fig5_marker_survival"),

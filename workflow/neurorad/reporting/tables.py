@@ -113,6 +113,13 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
     return make
 
 
+def reliability_table(tables: Tables) -> pd.DataFrame:
+    """Coverage of the conformal sets and subgroups; the points of the curves stay in reliability.parquet."""
+    rows = tables.reliability
+    order = ["variable", "metric", "endpoint", "protocol", "site", "stratum", "at", "encoder"]
+    return rows[rows["variable"] != ""].sort_values(order, kind="stable", ignore_index=True)
+
+
 TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "supplementary_1_cohorts": (cohort_table, ("scans", "volumes", "excluded", "manifest")),
     "supplementary_2_labels": (label_table, ("patients", "scans", "decisions")),
@@ -123,6 +130,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "comparison": (_sorted("comparison"), ("comparison",)),
     "clean": (_sorted("clean"), ("clean",)),
     "map_checks": (_sorted("checks"), ("checks",)),
+    "reliability": (reliability_table, ("reliability",)),
 }
 """Name -> (function, flags it needs)."""
 

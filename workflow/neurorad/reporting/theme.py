@@ -26,6 +26,7 @@ METHOD_COLOURS = {
     "dino": "#D55E00",
     "mae": "#009E73",
     "moco": "#AA4499",
+    "ensemble": "#8A6D00",
     "random": "#777777",
     "clinical": "#333333",
 }
@@ -36,6 +37,7 @@ METHOD_LABELS = {
     "dino": "DINO",
     "mae": "MAE",
     "moco": "MoCo",
+    "ensemble": "ensemble",
     "random": "random weights",
     "clinical": "age + sex",
 }
