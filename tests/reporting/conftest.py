@@ -137,8 +137,11 @@ def evaluation_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
             survival.append(row(encoder, site, "os", "log_rank_p", float(rng.random() ** 3), np.nan, n, n - 6))
             for marker in ("egfr", "tert", "atrx"):
                 survival.append(row(encoder, site, marker, "log_rank_p", 0.0004, np.nan, n, n - 6))
+            survival += prognosis(encoder, site, n)
     for encoder in ENCODERS:
-        invariance.append(row(encoder, "all", "site", "silhouette", rng.normal(0.2, 0.08), 0.06, 90, 0))
+        silhouette = row(encoder, "all", "site", "silhouette", rng.normal(0.2, 0.08), 0.06, 90, 0)
+        invariance.append({**silhouette, "protocol": "combined"})
+        invariance += audit(encoder)
     tables = {"probe": probe, "survival": survival, "invariance": invariance, "comparison": comparison}
     tables["clean"] = [{**row, "patients": patients} for row in probe for patients in ("all", "clean")]
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
@@ -177,6 +180,39 @@ def reliability_rows(rng: np.random.Generator) -> pd.DataFrame:
                     value = np.nan if lost else float(np.clip(rng.normal(0.65, 0.08), 0.3, 0.95))
                     add("auc", value, np.nan, variable, stratum, **note)
     return pd.DataFrame(rows)
+
+
+def prognosis(encoder: str, site: str, n: int) -> list[dict]:
+    """Rows of Figure 4A's second page; what they say depends on the encoder's name alone."""
+    rng = np.random.default_rng(len(encoder) + n)
+    found = [
+        row(encoder, site, "os", f"auc_{months}m", rng.normal(0.63, 0.04), 0.1, n, n - 6) for months in (12, 18, 24)
+    ]
+    found.append(row(encoder, site, "os", "ibs_gain", rng.normal(0.05, 0.04), 0.06, n, n - 6))
+    for at in (0.2, 0.45, 0.7):
+        near = float(np.clip(at + rng.normal(0, 0.08), 0, 1))
+        found.append({**row(encoder, site, "os", "observed_risk_12m", near, 0.15, n, n - 6), "at": at})
+    for at in (0.1, 0.3, 0.5, 0.7):
+        model, everybody = max(0.0, 0.42 - 0.6 * at), 0.45 - 0.55 * at / (1 - at)
+        found.append({**row(encoder, site, "os", "net_benefit_12m", model, 0.05, n, n - 6), "at": at})
+        found.append({**row(encoder, site, "os", "net_benefit_of_all_12m", everybody, 0.05, n, n - 6), "at": at})
+    return found
+
+
+def audit(encoder: str) -> list[dict]:
+    """Site probe with its null in everybody and in glioblastoma, neighbours, robustness and rank."""
+    rng = np.random.default_rng(sum(map(ord, encoder)))
+    found = []
+    for protocol, n in (("combined", 90), ("glioblastoma", 60)):
+        null = {"ci_low": 0.24, "ci_high": 0.43}
+        rows = [row(encoder, "all", "site", "site_probe_balanced_accuracy", rng.uniform(0.35, 0.9), 0.08, n, 0)]
+        rows.append({**row(encoder, "all", "site", "site_probe_null", 0.33, 0.1, n, 0), **null})
+        if protocol == "combined":
+            rows.append(row(encoder, "all", "site", "same_site_neighbour_excess", rng.uniform(0, 0.3), 0.05, n, 0))
+            rows.append(row(encoder, "all", "site", "robustness_index", rng.uniform(0.4, 0.7), 0.08, n, 0))
+            rows.append(row(encoder, "all", "site", "effective_rank", rng.uniform(2, 30), np.nan, n, 0))
+        found += [{**r, "protocol": protocol} for r in rows]
+    return found
 
 
 def curve(rng: np.random.Generator, site: str, stratum: str, n: int, mean: float) -> pd.DataFrame:

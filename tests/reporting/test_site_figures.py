@@ -90,3 +90,18 @@ def test_more_than_four_methods_or_seeds_wrap_into_new_lines(study):
 
 def test_the_description_counts_the_scans_of_each_site(drawn):
     assert drawn("fig4c_sites").get_label() == "Scans: cuimc 24, ucsf-pdgm 36, upenn-gbm 30."
+
+
+def test_the_site_probe_stands_before_its_null_and_beside_the_rank(drawn, study):
+    page = drawn("fig4c_invariance")
+    probe, inside, _, _, rank = page.axes
+    rows = study.invariance
+    for axes, protocol in ((probe, "combined"), (inside, "glioblastoma")):
+        mine = rows[(rows["metric"] == "site_probe_balanced_accuracy") & (rows["protocol"] == protocol)]
+        marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+        assert sorted(marks) == pytest.approx(sorted(mine["value"]))
+        assert {round(bar.get_x(), 6) for bar in axes.patches} == {0.24}
+        assert {round(bar.get_width(), 6) for bar in axes.patches} == {0.19}
+    ranks = rows[rows["metric"] == "effective_rank"]["value"]
+    marks = [line.get_xdata()[0] for line in rank.lines if len(line.get_xdata()) == 1]
+    assert sorted(marks) == pytest.approx(sorted(ranks))

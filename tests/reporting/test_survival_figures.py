@@ -208,3 +208,24 @@ def test_unused_places_of_the_grid_are_off(study):
 )
 def test_p_is_written_with_the_digits_that_matter(p, text):
     assert format_p(p) == text
+
+
+def test_the_prognosis_is_drawn_as_tabled_and_not_estimable_is_written(drawn, study):
+    rows = study.survival
+    page = drawn("fig4a_prognosis")
+    assert len(page.axes) == 4 * 3
+    auc, gain, calibration, benefit = page.axes[:4]
+    mine = rows[(rows["site"] == "cuimc") & (rows["protocol"] == "within_site")]
+    first = mine[(mine["encoder"] == "byol-base-s0") & mine["metric"].isin(["auc_12m", "auc_18m", "auc_24m"])]
+    np.testing.assert_allclose(auc.lines[0].get_ydata(), first["value"])
+    np.testing.assert_allclose(auc.lines[0].get_xdata(), [12, 18, 24])
+    points = [line.get_xdata()[0] for line in gain.lines if line.get_marker() not in ("None", None, "")]
+    assert sorted(points) == pytest.approx(sorted(mine[mine["metric"] == "ibs_gain"]["value"]))
+    groups = mine[(mine["metric"] == "observed_risk_12m") & (mine["encoder"] == "byol-base-s0")]
+    np.testing.assert_allclose(calibration.lines[0].get_xydata(), groups[["at", "value"]])
+    everybody = mine[mine["metric"] == "net_benefit_of_all_12m"].drop_duplicates("at")
+    assert any(np.array_equal(line.get_ydata(), everybody["value"]) for line in benefit.lines)
+    few = rows.assign(value=rows["value"].where(~((rows["site"] == "cuimc") & rows["metric"].str.startswith("auc_"))))
+    with theme():
+        page = figure("fig4a_prognosis", Tables(survival=few))
+    assert "not estimable" in [text.get_text() for text in page.axes[0].texts]

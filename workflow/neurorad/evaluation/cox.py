@@ -71,20 +71,23 @@ def risk_sets(days: np.ndarray, event: np.ndarray, strata: np.ndarray) -> RiskSe
 def log_likelihood(sets: RiskSets, log_risk: np.ndarray) -> float:
     """Log partial likelihood of the linear predictor `log_risk` `[n]`."""
     top = log_risk.max()
-    return float((log_risk[sets.died] - top).sum() - np.log(sets.at_risk(np.exp(log_risk - top))).sum())
+    # Far below the highest risk exp is 0 in float64; the floor keeps the likelihood of a wild predictor finite.
+    total = np.maximum(sets.at_risk(np.exp(log_risk - top)), np.finfo(float).tiny)
+    return float((log_risk[sets.died] - top).sum() - np.log(total).sum())
 
 
 def gradient(sets: RiskSets, log_risk: np.ndarray) -> np.ndarray:
     """`[n]`: derivative of the log partial likelihood by each patient's log risk (the martingale residuals)."""
     risk = np.exp(log_risk - log_risk.max())
-    slope = -risk * sets.spread(1 / sets.at_risk(risk))
+    slope = -risk * sets.spread(1 / np.maximum(sets.at_risk(risk), np.finfo(float).tiny))
     slope[sets.died] += 1
     return slope
 
 
 def cumulative_hazard(sets: RiskSets, days: np.ndarray, log_risk: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """`[grid]`: baseline cumulative hazard of a patient of log risk 0 (Breslow 1974, ties as Efron); no strata in `sets`."""
-    steps = np.exp(-log_risk.max()) / sets.at_risk(np.exp(log_risk - log_risk.max()))
+    total = np.maximum(sets.at_risk(np.exp(log_risk - log_risk.max())), np.finfo(float).tiny)
+    steps = np.exp(np.clip(-log_risk.max(), -500, 500)) / total
     when = days[sets.died]
     order = np.argsort(when, kind="stable")
     total = np.r_[0.0, np.cumsum(steps[order])]
@@ -116,7 +119,7 @@ def fit_cox(sets: RiskSets, x: np.ndarray, penalty: float = 0.0) -> CoxFit:
     for _ in range(50):
         log_risk = x @ a
         risk = np.exp(log_risk - log_risk.max())
-        total = sets.at_risk(risk)
+        total = np.maximum(sets.at_risk(risk), np.finfo(float).tiny)
         mean = sets.at_risk(risk[:, None] * x) / total[:, None]
         weight = risk * sets.spread(1 / total)
         slope = x[sets.died].sum(axis=0) - mean.sum(axis=0) - penalty * a

@@ -130,7 +130,7 @@ class OutOfFold:
     """What models say about the n tested patients, whom they never saw.
 
     Attributes:
-        risk: `[repeats, n]` (log risk - training median) / training SD: 0 is the training median.
+        risk: `[repeats, n]` (log risk - training median) / training SD, within the range of the training patients.
         log_risk: `[n]` log risk above the training median, mean over repeats: the linear predictor.
         alive: `[n, grid]` predicted survival at each time of `grid`, mean over repeats.
         reference: `[n, grid]` Kaplan-Meier of the training patients (of the patient's site, if trained on).
@@ -169,7 +169,8 @@ def cross_validate(
             seen = model(x[taught])
             middle = np.median(seen)
             spread = seen.std() if seen.std() > 1e-9 else np.inf
-            above = model(x[test]) - middle
+            # Nobody is told a risk beyond the most extreme training patient: a linear model extrapolates without end.
+            above = np.clip(model(x[test]), seen.min(), seen.max()) - middle
             risk[repeat, test] = above / spread
             # A collapsed encoder's features differ by rounding alone: its risk is the median's for everybody.
             above = above if np.isfinite(spread) else np.zeros(len(test))

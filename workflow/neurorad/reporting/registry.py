@@ -69,6 +69,10 @@ FIGURES: dict[str, Entry] = {
     "fig4c_sites": Entry(
         site_figures.draw_sites, ("coordinates",), "Sites in the embedding", "Figure 4C", ("invariance",)
     ),
+    "fig4c_invariance": Entry(
+        site_figures.draw_invariance, ("invariance",), "What encoders know of the site", "beyond Figure 4C"
+    ),
+    "fig4a_prognosis": Entry(survival_figures.draw_prognosis, ("survival",), "Prognosis over time", "beyond Figure 4A"),
     "fig5_marker_survival": Entry(
         survival_figures.draw_marker_survival, ("curves",), "Markers and survival", "Figure 5", ("survival",)
     ),

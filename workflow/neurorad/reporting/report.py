@@ -42,13 +42,13 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         "Overall survival",
         "Risk from frozen embeddings.",
-        ("fig4a_survival", "fig4b_kaplan_meier", "fig5_marker_survival"),
+        ("fig4a_survival", "fig4a_prognosis", "fig4b_kaplan_meier", "fig5_marker_survival"),
         ("survival",),
     ),
     (
         "Do embeddings know the site",
         "Less is better only if the markers are still found.",
-        ("fig4c_sites",),
+        ("fig4c_sites", "fig4c_invariance"),
         ("invariance",),
     ),
     (

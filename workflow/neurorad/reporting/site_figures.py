@@ -1,4 +1,4 @@
-"""Do embeddings know the site (Figure 4C)? Their t-SNE map, coloured by site, with the silhouette."""
+"""Do embeddings know the site (Figure 4C)? Their t-SNE map with the silhouette, and stronger numbers with their null."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import pandas as pd
 
 from neurorad.encoder_names import encoder_parts
 from neurorad.reporting.inputs import Tables
+from neurorad.reporting.marker_figures import chance, estimate, objective_handles
 from neurorad.reporting.theme import (
     OBJECTIVE_LABELS,
     NothingToDrawError,
     colours,
+    count_range,
     encoder_label,
     finish,
     new_figure,
     order_encoders,
+    say_nothing,
     site_label,
 )
 
@@ -85,9 +88,63 @@ def silhouette_text(invariance: pd.DataFrame | None, encoder: str) -> str:
     """`silhouette 0.21 (0.15 to 0.27)`, or why there is none; lower means that sites mix more."""
     if invariance is None:
         return "silhouette not given"
-    rows = invariance[(invariance["encoder"] == encoder) & (invariance["metric"] == "silhouette")]
+    rows = _one_a_line(invariance, "site", "combined", "silhouette")
+    rows = rows[rows.index == encoder]
     if rows.empty or math.isnan(rows["value"].iloc[0]):
         return "silhouette not estimable"
     row = rows.iloc[0]
     interval = "" if pd.isna(row.get("ci_low")) else f" ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
     return f"silhouette {row['value']:.2f}{interval}"
+
+
+AUDIT = (
+    ("site", "combined", "site_probe_balanced_accuracy", "site probe\nbalanced accuracy"),
+    ("site", "glioblastoma", "site_probe_balanced_accuracy", "the same within\nglioblastoma"),
+    ("site", "combined", "same_site_neighbour_excess", "excess of same-site\nneighbours"),
+    ("site", "combined", "robustness_index", "robustness index\n(IDH over site)"),
+    ("site", "combined", "effective_rank", "effective rank\n(1: collapsed)"),
+)
+"""Endpoint, protocol, metric and label of each panel."""
+
+
+def draw_invariance(tables: Tables) -> Figure:
+    """One line an encoder: what it knows of the site, beside what permuted sites would show, and its effective rank."""
+    rows = tables.invariance
+    rows = rows[rows["metric"].isin([metric for _, _, metric, _ in AUDIT])]
+    if rows["value"].notna().sum() == 0:
+        raise NothingToDrawError("fewer than two sites, or too few patients a site")
+    encoders = order_encoders(rows["encoder"])
+    figure = new_figure(0.9 + 0.24 * len(encoders))
+    axes = figure.subplots(1, len(AUDIT), squeeze=False)[0]
+    for panel, (endpoint, protocol, metric, label) in zip(axes, AUDIT, strict=True):
+        mine = _one_a_line(tables.invariance, endpoint, protocol, metric)
+        null = _one_a_line(tables.invariance, endpoint, protocol, "site_probe_null")
+        for y, encoder in enumerate(reversed(encoders)):
+            if metric.startswith("site_probe") and encoder in null.index and pd.notna(null.loc[encoder, "value"]):
+                low, high = null.loc[encoder, ["ci_low", "ci_high"]]
+                panel.barh(y, high - low, left=low, height=0.62, color="#DDDDDD", lw=0, zorder=0)
+            if encoder in mine.index and pd.notna(mine.loc[encoder, "value"]):
+                estimate(panel, y, mine.loc[encoder], encoder)
+        if not mine["value"].notna().any():
+            say_nothing(panel, "not estimable")
+        if metric == "same_site_neighbour_excess":
+            chance(panel, 0.0)
+        elif metric == "effective_rank":
+            panel.set_xlim(0, 1.08 * max(1.0, mine["value"].max()) if mine["value"].notna().any() else 1)
+        else:
+            panel.set_xlim(-0.02, 1.02)
+        panel.set_yticks(
+            range(len(encoders)),
+            [encoder_label(e) for e in reversed(encoders)] if panel is axes[0] else [""] * len(encoders),
+        )
+        panel.set_ylim(-0.6, len(encoders) - 0.4)
+        panel.set_xlabel(label)
+    finish(figure, tables.leakage, objective_handles()[:2])
+    figure.set_label(f"{len(encoders)} encoders, {count_range(rows['n'])} patients.")
+    return figure
+
+
+def _one_a_line(invariance: pd.DataFrame, endpoint: str, protocol: str, metric: str) -> pd.DataFrame:
+    """The rows of one number, by encoder."""
+    mine = invariance[(invariance["metric"] == metric) & (invariance["endpoint"] == endpoint)]
+    return mine[mine["protocol"] == protocol].drop_duplicates("encoder").set_index("encoder")

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from neurorad.encoder_names import encoder_parts
 from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
-from neurorad.reporting.marker_figures import PROTOCOL, UNCOMMON, _span, chance, forest, objective_handles
+from neurorad.reporting.marker_figures import (
+    PROTOCOL,
+    UNCOMMON,
+    _span,
+    chance,
+    estimate,
+    forest,
+    not_estimable,
+    objective_handles,
+)
 from neurorad.reporting.theme import (
     GREY,
     INK,
+    METHOD_COLOURS,
     NothingToDrawError,
     count_range,
     encoder_label,
@@ -54,6 +65,101 @@ def draw_survival(tables: Tables) -> Figure:
     finish(figure, tables.leakage, objective_handles(rows["encoder"]))
     figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
     return figure
+
+
+def draw_prognosis(tables: Tables) -> Figure:
+    """A line of panels a site: time-dependent AUC, Brier score against Kaplan-Meier, calibration and net benefit."""
+    survival = tables.survival
+    rows = survival[(survival["protocol"] == PROTOCOL) & (survival["endpoint"] == "os")]
+    rows = rows[rows["metric"].isin(["ibs_gain", "observed_risk_12m", *NET_BENEFIT, *TIMES])]
+    if rows["value"].notna().sum() == 0:
+        raise NothingToDrawError("no site has enough deaths to judge a prognosis over time")
+    sites, encoders = sorted(rows["site"].unique()), order_encoders(rows["encoder"])
+    figure = new_figure(0.5 + 1.75 * len(sites))
+    axes = figure.subplots(len(sites), 4, squeeze=False, sharex="col")
+    for panels, site in zip(axes, sites, strict=True):
+        here = rows[rows["site"] == site]
+        for panel, draw in zip(panels, (_time_auc, _brier_gain, _calibration, _net_benefit), strict=True):
+            draw(panel, here, encoders)
+        counts = f"n = {count_range(here['n'])}, {count_range(here['n_events'])} deaths"
+        panels[0].set_title(f"{site_label(site)}, {counts}", loc="left", fontsize=7)
+    for panel, text in zip(
+        axes[-1], ("months", "gain in IBS (95 % CI)", "predicted risk, 12 months", "threshold"), strict=True
+    ):
+        panel.set_xlabel(text)
+    finish(figure, tables.leakage, encoder_handles(encoders), columns=5)
+    figure.set_label(f"{len(encoders)} encoders, {len(sites)} sites, out-of-fold predictions.")
+    return figure
+
+
+TIMES = {"auc_12m": 12, "auc_18m": 18, "auc_24m": 24}
+NET_BENEFIT = ("net_benefit_12m", "net_benefit_of_all_12m")
+
+
+def line_style(encoder: str) -> dict:
+    """Colour of the method; base dashed, +DRO solid, references dotted."""
+    method, objective, _ = encoder_parts(encoder)
+    dashes = {"base": (0, (3, 1.2)), "dro": "-"}.get(objective, (0, (1, 1)))
+    return {"color": METHOD_COLOURS.get(method, INK), "ls": dashes, "lw": 1.0}
+
+
+def encoder_handles(encoders: list[str]) -> list:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], label=encoder_label(encoder), **line_style(encoder)) for encoder in encoders]
+
+
+def _curve(panel: Axes, rows: pd.DataFrame, encoders: list[str], x: str, **style: object) -> bool:
+    """One line an encoder through its estimable values; whether there was any."""
+    for encoder in encoders:
+        mine = rows[(rows["encoder"] == encoder) & rows["value"].notna()].sort_values(x)
+        panel.plot(mine[x], mine["value"], **{**line_style(encoder), **style})
+    if not rows["value"].notna().any():
+        say_nothing(panel, "not estimable")
+    return bool(rows["value"].notna().any())
+
+
+def _time_auc(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
+    rows = rows[rows["metric"].isin(TIMES)]
+    panel.set_ylabel("AUC")
+    if _curve(panel, rows.assign(months=rows["metric"].map(TIMES)), encoders, "months", marker="o", ms=2.5):
+        panel.axhline(0.5, color="#BBBBBB", lw=0.7, ls=":")
+        panel.set_xticks(list(TIMES.values()))
+
+
+def _brier_gain(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
+    rows = rows[rows["metric"] == "ibs_gain"].set_index("encoder")
+    for y, encoder in enumerate(reversed(encoders)):
+        if encoder not in rows.index or pd.isna(rows.loc[encoder, "value"]):
+            not_estimable(panel, y, 0.0)
+        else:
+            estimate(panel, y, rows.loc[encoder], encoder)
+    chance(panel, 0.0)
+    panel.set_yticks([])
+    panel.set_ylim(-0.6, len(encoders) - 0.4)
+    panel.set_ylabel("encoders, as below")
+
+
+def _calibration(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
+    panel.set_ylabel("observed risk")
+    if _curve(panel, rows[rows["metric"] == "observed_risk_12m"], encoders, "at", marker="o", ms=2):
+        panel.plot([0, 1], [0, 1], color="#BBBBBB", lw=0.7, ls=":")
+        panel.set_xlim(0, 1)
+        panel.set_ylim(-0.02, 1.02)
+
+
+def _net_benefit(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
+    panel.set_ylabel("net benefit")
+    model = rows[rows["metric"] == "net_benefit_12m"]
+    if _curve(panel, model, encoders, "at"):
+        everybody = rows[rows["metric"] == "net_benefit_of_all_12m"].drop_duplicates("at").sort_values("at")
+        panel.plot(everybody["at"], everybody["value"], color=GREY, lw=0.9)
+        panel.axhline(0, color=GREY, lw=0.9)
+        top = model["value"].max()
+        panel.set_ylim(min(-0.05, -0.2 * top), 1.15 * top + 0.02)
+        panel.text(
+            0.98, 0.94, "grey: all, none", transform=panel.transAxes, ha="right", va="top", fontsize=6, color=GREY
+        )
 
 
 def draw_risk_groups(tables: Tables) -> Figure:

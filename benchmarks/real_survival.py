@@ -1,0 +1,76 @@
+"""Survival on real rows: `python benchmarks/real_survival.py TABLES [--repeats 3] [--bootstrap 2000]`.
+
+TABLES as for `real_features.py`, whose readers this shares. Overall survival in IDH-wildtype glioblastoma of UCSF-PDGM and
+UPENN-GBM, radiomic features standing in for embeddings, within each site; UPENN strictly (NOS/NEC is unknown IDH) and
+leniently (NOS/NEC is wildtype). Beside each row age alone on the same patients. MU-Glioma-Post records no censoring time,
+so that its overall survival cannot be estimated without bias; the script prints who is left.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from real_features import CLINICAL, SETS, print_table, read_features, study
+from threadpoolctl import threadpool_limits
+
+from neurorad.cohorts import labels
+from neurorad.cohorts.label_tables import read_labels
+from neurorad.endpoints import endpoints
+from neurorad.evaluation.folds import check_labels
+from neurorad.evaluation.survival import survival
+
+SHOWN = ("c_index", "uno_c", "auc_12m", "ibs_gain", "calibration_slope", "calibration_in_the_large_12m", "hr_per_sd")
+CHOICES = {"strict": {}, "lenient": {"idh_not_specified": "wildtype"}}
+
+
+def read_patients(folder: Path, choice: dict[str, str]) -> pd.DataFrame:
+    """`patients.tsv` of the three cohorts under one choice for IDH NOS/NEC."""
+    parts = []
+    for cohort, file in CLINICAL.items():
+        exams, _, _ = labels.harmonise(*read_labels(folder / file, cohort), cohort, labels.decisions(choice))
+        parts.append(labels.patients_of(exams))
+    return check_labels(pd.concat(parts, ignore_index=True), endpoints())
+
+
+def shown(row: pd.Series) -> str:
+    if np.isnan(row["value"]):
+        return row["note"]
+    return f"{row['value']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bootstrap", type=int, default=2000)
+    args = parser.parse_args()
+    lines, counts = [], []
+    for name, choice in CHOICES.items():
+        patients = read_patients(args.tables, choice)
+        for chosen in SETS:
+            if name == "lenient" and chosen.cohort != "upenn-gbm":
+                continue
+            scans, _ = read_features(args.tables, chosen)
+            folds, features, age = study(scans, patients, args.repeats)
+            title = f"{chosen.title} ({name})" if chosen.cohort == "upenn-gbm" else chosen.title
+            for of, embeddings in (("features", features), ("age alone", age)):
+                made = pd.DataFrame(survival(embeddings, folds, patients, endpoints(), 0, args.bootstrap)[0])
+                within = made[(made["protocol"] == "within_site") & (made["endpoint"] == "os")]
+                if of == "features":
+                    inside = made[made["protocol"] == "inclusion"].set_index("metric")
+                    counts.append([title, str(inside["n"].iloc[0]), *(str(int(v)) for v in inside["value"])])
+                    header = ["features", "with features", *inside.index]
+                if within.empty:
+                    continue
+                rows = within[within["metric"].isin([*SHOWN, "elastic_net_share"])].set_index("metric")
+                n = f"{int(rows['n_events'].iloc[0])}/{int(rows['n'].iloc[0])}"
+                net = f"{rows['value'].get('elastic_net_share', np.nan):.2f}"
+                lines.append([title, of, n, *(shown(rows.loc[metric]) for metric in SHOWN), net])
+    print_table(header, counts)
+    print_table(["features", "model", "deaths/n", *SHOWN, "elastic nets"], lines)
+
+
+if __name__ == "__main__":
+    with threadpool_limits(1):
+        main()
