@@ -10,7 +10,7 @@ from neurorad.problems import InputError
 
 STAGES = {
     "cohorts": ("inventory", "labels", "audit", "excluded"),
-    "imaging": ("volumes", "volumes-index", "qc"),
+    "imaging": ("volumes", "volumes-index", "qc", "view"),
     "pretraining": ("pretrain",),
     "embedding": ("embed",),
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean"),
