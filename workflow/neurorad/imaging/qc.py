@@ -118,9 +118,7 @@ def page(volumes: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         "sequences": SEQUENCES,
         "outlier": OUTLIER_MAD,
         "ranked": len(shown) >= MIN_RANKED,
-        "numbers": [
-            [number.label, _rounded(middle[key]), number.low, number.high] for key, number in NUMBERS.items()
-        ],
+        "numbers": [[number.label, _rounded(middle[key]), number.low, number.high] for key, number in NUMBERS.items()],
         "scans": [
             {
                 "scan": shown["scan"][k],
