@@ -40,6 +40,13 @@ def test_each_stage_contributes_its_own_scans():
     assert set(table["cohort"]) == {"a"}
 
 
+def test_a_volume_that_failed_by_eye_leaves_at_qc():
+    seen = VOLUMES.assign(status=["failed", "ok", "excluded"], reason=["failed by eye: cut", "", "t1c: truncated"])
+    table = excluded(SCANS, seen, rows(), rows(), manifest())
+    assert table.loc[table["stage"] == "qc", ["scan", "reason"]].to_numpy().tolist() == [["p1_0", "failed by eye: cut"]]
+    assert table.loc[table["stage"] == "volume", "scan"].tolist() == ["p3_0"]
+
+
 def test_an_unusable_label_leaves_every_scan_of_its_patient_out():
     table = excluded(SCANS, VOLUMES, rows(("a", "p1", "", "labels", "typo")), rows(), manifest())
     assert table.loc[table["stage"] == "labels", "scan"].tolist() == ["p1_0", "p1_1"]

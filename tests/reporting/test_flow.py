@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from neurorad.endpoints import endpoints
 from neurorad.problems import InputError
 from neurorad.reporting.flow import STAGES, evaluated_labels, scan_flow
+from neurorad.reporting.inputs import Tables
 from neurorad.reporting.registry import figure
 
 from .reading import texts
@@ -90,6 +91,7 @@ def test_a_scan_leaves_once_at_the_first_stage_that_refuses_it(order):
         "inventory": 0,
         "labels": 1,
         "volume": 0,
+        "qc": 0,
         "leakage": 0,
         "repeats": 0,
     }
@@ -104,6 +106,15 @@ def test_problems_of_the_inventory_and_failed_volumes_count_without_a_row_in_exc
     assert flow.reasons["inventory"].to_dict() == {"no t1c": 1}
     assert flow.reasons["volume"].to_dict() == {"blurred": 1}
     assert (int(flow.pretraining.sum()), int(flow.evaluated.sum())) == (1, 0)
+
+
+def test_a_volume_that_failed_by_eye_leaves_at_quality_control_and_is_drawn_there():
+    made = pd.concat([volumes("s1", status="failed", reason="failed by eye: cut"), volumes("s2", reason="")])
+    tables = Tables(scans=scans("s1", "s2"), volumes=made, excluded=excluded(), manifest=manifest("s2"))
+    flow = flow_of(tables)
+    assert (int(flow.left["volume"].sum()), int(flow.left["qc"].sum())) == (0, 1)
+    said = texts(figure("fig1_flow", tables))
+    assert {"Left out: 1", "failed on the quality control page:", "1  failed by eye: cut"} < set(said)
 
 
 def test_a_failed_volume_without_a_reason_leaves_with_its_status():
@@ -223,8 +234,6 @@ def test_many_reasons_are_summed_in_a_last_line(study):
 
 
 def test_where_nothing_leaves_the_flow_is_one_box_and_its_split():
-    from neurorad.reporting.inputs import Tables
-
     tables = Tables(scans=scans("s1", "s2"), volumes=volumes("s1", "s2"), excluded=excluded(), manifest=manifest("s1"))
     said = texts(figure("fig1_flow", tables))
     assert said[0] == "Scans found, none left out: 2 (2 patients)"

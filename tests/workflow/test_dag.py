@@ -138,6 +138,34 @@ def test_a_wrong_config_is_refused_by_name(tmp_path, shipped, change, named):
     assert named in run.stdout + run.stderr
 
 
+def test_a_verdict_that_fails_is_an_input_of_the_index_and_one_that_passes_of_the_page_alone(tmp_path, shipped):
+    shipped["cohorts"]["cuimc"]["verdicts"] = str(tmp_path / "verdicts.tsv")
+    said = {}
+    for verdict in ("pass", "fail"):
+        (tmp_path / "verdicts.tsv").write_text(
+            f"scan\tverdict\tcomment\twho\twhen\ncuimc-1\t{verdict}\t\tAB\t2026-01-02\n"
+        )
+        run = dry_run(tmp_path, shipped, "results/volumes/cuimc/qc.html")
+        jobs(run)
+        said[verdict] = {
+            rule: "verdicts.tsv" in body
+            for rule, body in re.findall(r"^rule (\w+):\n((?: .*\n)+)", run.stdout, re.MULTILINE)
+        }
+    assert (said["pass"]["volumes_index"], said["pass"]["qc"]) == (False, True)
+    assert (said["fail"]["volumes_index"], said["fail"]["qc"]) == (True, True)
+
+
+def test_a_wrong_or_missing_verdict_file_is_refused_before_any_job(tmp_path, shipped):
+    shipped["cohorts"]["cuimc"]["verdicts"] = str(tmp_path / "verdicts.tsv")
+    run = dry_run(tmp_path, shipped)
+    assert run.returncode != 0
+    assert "verdicts.tsv" in run.stdout + run.stderr
+    (tmp_path / "verdicts.tsv").write_text("scan\tverdict\tcomment\twho\twhen\ncuimc-1\tgood\t\tAB\t2026-01-02\n")
+    run = dry_run(tmp_path, shipped)
+    assert run.returncode != 0
+    assert "row 2: verdict 'good' is none of pass, fail or nothing" in run.stdout + run.stderr
+
+
 def rule_files() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk"))}
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,46 @@ def test_no_identity_of_the_private_cohort_leaves_its_folder(study):
             assert not any(name.encode() in text for name in names), path
 
 
+def test_no_output_tells_who_the_patients_are(study, capsys):
+    main(["phi-audit", str(study / "results")])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 findings")
+
+
+def test_a_verdict_runs_again_only_what_depends_on_it(study, tmp_path):
+    folder = tmp_path / "judged"
+    shutil.copytree(study, folder, symlinks=True)
+    results = folder / "results"
+    volumes = pd.read_csv(results / "volumes" / "ucsf-pdgm" / "volumes.tsv", sep="\t", dtype=str)
+    first, second = volumes.loc[volumes["status"] == "ok", "scan"].head(2)
+    kept = digests(folder, "encoders/*/*", "embeddings/*/cuimc.parquet", "volumes/*/*.b2nd")
+    table = folder / "verdicts.tsv"
+    config = yaml.safe_load((folder / "study.yaml").read_text())
+    config["cohorts"]["ucsf-pdgm"]["verdicts"] = "verdicts.tsv"
+    (folder / "study.yaml").write_text(yaml.safe_dump(config))
+    header = "scan\tverdict\tcomment\twho\twhen\n"
+    table.write_text(header + f"{first}\tpass\tfine\tAB\t2026-01-02\n")
+    # The page, and the config that the report shows.
+    assert rules(finish(folder)) == {"qc", "config", "report", "crate", "all"}
+    table.write_text(header + f"{first}\tpass\tfine\tAB\t2026-01-02\n{second}\tfail\tcut\tAB\t2026-01-02\n")
+    again = rules(finish(folder))
+    assert {"volumes_index", "qc", "audit", "embed", "folds", "probe", "excluded", "figure_fig1_flow"} <= again
+    assert not again & {"phantom", "inventory", "volumes", "labels", "pretrain"}
+    left = pd.read_csv(results / "cohorts" / "ucsf-pdgm" / "excluded.tsv", sep="\t", dtype=str).set_index("scan")
+    assert left.loc[second, ["stage", "reason"]].tolist() == ["qc", "failed by eye: cut"]
+    folds = pd.read_parquet(results / "evaluation" / "folds.parquet")
+    assert second not in set(folds["scan"]) and first in set(folds["scan"])
+    for encoder in ("byol-base-s0", "random-s0"):
+        embedded = pd.read_parquet(results / "embeddings" / encoder / "ucsf-pdgm.parquet")
+        assert second not in set(embedded["scan"]) and first in set(embedded["scan"])
+    assert digests(folder, "encoders/*/*", "embeddings/*/cuimc.parquet", "volumes/*/*.b2nd") == kept
+    assert digests(folder, "figures/fig1_flow.svg") != digests(study, "figures/fig1_flow.svg")
+    assert "Nothing to be done" in finish(folder)
+
+
+def rules(log: str) -> set[str]:
+    return set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", log, re.MULTILINE))
+
+
 def test_real_scans_take_the_same_way(study, tmp_path, shared):
     config = {
         "cohorts": {
@@ -255,7 +296,7 @@ def test_real_scans_take_the_same_way(study, tmp_path, shared):
         assert volumes["brain_ml"].between(900, 1800).all()
         assert (volumes["atlas_dice"] > 0.85).all()
         page = (folder / "results" / "volumes" / cohort / "qc.html").read_text(encoding="utf-8")
-        assert page.count("data:image/") >= patients
+        assert page.count('<script type="text/plain"') == patients
         for encoder in ("byol-base-s0", "byol-dro-s0", "random-s0"):
             embeddings = pd.read_parquet(folder / "results" / "embeddings" / encoder / f"{cohort}.parquet")
             assert len(embeddings) == patients

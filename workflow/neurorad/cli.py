@@ -10,13 +10,13 @@ from neurorad.problems import InputError
 
 STAGES = {
     "cohorts": ("inventory", "labels", "audit", "excluded"),
-    "imaging": ("volumes", "volumes-index", "qc"),
+    "imaging": ("volumes", "volumes-index", "qc", "view"),
     "pretraining": ("pretrain", "cost"),
     "embedding": ("embed",),
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean"),
     "explanation": ("explain",),
     "reporting": ("figure", "table", "report"),
-    "provenance": ("crate", "verify"),
+    "provenance": ("crate", "verify", "phi-audit"),
     "phantom": ("phantom",),
     "doctor": ("doctor",),
 }

@@ -13,6 +13,7 @@ from neurorad.cohorts.releases import RELEASES
 from neurorad.encoder_names import encoder_names, ensemble_names, members
 from neurorad.imaging.commands import shard_of
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
+from neurorad.imaging.verdicts import read_verdicts
 from neurorad.reporting.registry import CAPTIONS, FIGURES
 from neurorad.reporting.tables import TABLES
 
@@ -136,6 +137,28 @@ def shard_rows(wildcards):
     count = shards(wildcards.cohort)
     mine = [row for row in rows if shard_of(row.split("\t")[column], count) == int(wildcards.shard)]
     return hashlib.sha256("\n".join(mine).encode()).hexdigest()
+
+
+def verdicts(wildcards):
+    return COHORTS[wildcards.cohort].get("verdicts", [])
+
+
+def failed(wildcards):
+    """The scans that a cohort's readers failed, with their comments."""
+    path = verdicts(wildcards)
+    if not path or not Path(path).is_file():
+        return "{}"
+    rows = read_verdicts(Path(path))
+    return canonical(dict(rows.loc[rows["verdict"] == "fail", ["scan", "comment"]].values.tolist()))
+
+
+def failing_verdicts(wildcards):
+    """The verdicts, for the index: only if one of them fails, and then by what fails rather than by the file's age."""
+    return ancient(verdicts(wildcards)) if failed(wildcards) != "{}" else []
+
+
+def verdict_flag(wildcards, input):
+    return f"--verdicts {shlex.quote(str(input.verdicts))}" if input.verdicts else ""
 
 
 # Pretraining and embedding

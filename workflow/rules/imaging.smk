@@ -28,7 +28,10 @@ rule volumes:
 
 rule volumes_index:
     input:
-        lambda wildcards: expand("results/volumes/{{cohort}}/shards/{shard}.tsv", shard=range(shards(wildcards.cohort))),
+        shards=lambda wildcards: expand(
+            "results/volumes/{{cohort}}/shards/{shard}.tsv", shard=range(shards(wildcards.cohort))
+        ),
+        verdicts=failing_verdicts,
     output:
         "results/volumes/{cohort}/volumes.tsv",
     log:
@@ -37,13 +40,18 @@ rule volumes_index:
         "results/benchmarks/volumes_index/{cohort}.tsv"
     conda:
         "../../envs/neurorad.yaml"
+    params:
+        # A verdict that fails nothing makes no index again, and nothing that depends on it.
+        failed=failed,
+        verdicts=verdict_flag,
     shell:
-        "neurorad volumes-index {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
+        "neurorad volumes-index {input.shards:q} {params.verdicts} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
 rule qc:
     input:
-        "results/volumes/{cohort}/volumes.tsv",
+        volumes="results/volumes/{cohort}/volumes.tsv",
+        verdicts=verdicts,
     output:
         "results/volumes/{cohort}/qc.html",
     log:
@@ -52,5 +60,7 @@ rule qc:
         "results/benchmarks/qc/{cohort}.tsv"
     conda:
         "../../envs/neurorad.yaml"
+    params:
+        verdicts=verdict_flag,
     shell:
-        "neurorad qc --volumes {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
+        "neurorad qc --volumes {input.volumes:q} {params.verdicts} --out {output:q} 2> >(tee {log:q} >&2)"

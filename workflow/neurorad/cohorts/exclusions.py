@@ -12,7 +12,8 @@ def excluded(
 
     Args:
         scans: `cohort patient scan problem`; a problem leaves the scan out at `inventory`.
-        volumes: `cohort patient scan status reason`; a status other than ok leaves it out at `volume`.
+        volumes: `cohort patient scan status reason`; one that was `failed` by eye leaves at `qc`, one of another status
+            than ok at `volume`.
         labels: patients whose labels are unusable, `scan` empty: each of their scans is left out at `labels`, unless it
             is pretrained on, which needs no label. A patient of the table without scans keeps an empty `scan`.
         removed: scans that the leakage audit removed, of any cohort.
@@ -20,7 +21,8 @@ def excluded(
     """
     cohorts = set(scans["cohort"])
     found = scans[scans["problem"] != ""].assign(stage="inventory", reason=lambda t: t["problem"])
-    failed = volumes[volumes["status"] != "ok"].assign(stage="volume")
+    failed = volumes[volumes["status"] != "ok"]
+    failed = failed.assign(stage=failed["status"].map({"failed": "qc"}).fillna("volume"))
     theirs = scans[["cohort", "patient", "scan"]]
     unlabelled = labels.drop(columns="scan").merge(theirs, on=["cohort", "patient"], how="left").fillna({"scan": ""})
     kept = set(zip(manifest["cohort"], manifest["scan"], strict=True))

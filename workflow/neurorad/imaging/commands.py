@@ -1,4 +1,4 @@
-"""Verbs of the imaging stage: volumes, volumes-index, qc."""
+"""Verbs of the imaging stage: volumes, volumes-index, qc, view."""
 
 import argparse
 import hashlib
@@ -14,6 +14,7 @@ import pandas as pd
 
 from neurorad.files import atomic, read_table, sha256, write_table, write_text
 from neurorad.likeness import thumbnail
+from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
 
 INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "volume", "sha256", "status", "reason"]
@@ -44,6 +45,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         epilog="example: neurorad volumes-index a.tsv b.tsv --out volumes.tsv",
     )
     index.add_argument("shards", nargs="+", type=Path)
+    index.add_argument("--verdicts", type=Path, help="TSV from the QC page: a volume that failed leaves the study")
     index.add_argument("--out", required=True, type=Path)
     index.set_defaults(run=run_index)
 
@@ -53,8 +55,18 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         epilog="example: neurorad qc --volumes volumes.tsv --out qc.html",
     )
     qc.add_argument("--volumes", required=True, type=Path)
+    qc.add_argument("--verdicts", type=Path, help="TSV that the page exported before: shown, and edited further")
     qc.add_argument("--out", required=True, type=Path)
     qc.set_defaults(run=run_qc)
+
+    view = verbs.add_parser(
+        "view",
+        help="PNG of one volume: a row a sequence, the tumour outlined where the release ships one.",
+        epilog="example: neurorad view results/volumes/ucsf-pdgm/UCSF-PDGM-0004.b2nd --out scan.png",
+    )
+    view.add_argument("volume", type=Path, metavar="SCAN", help="the .b2nd file")
+    view.add_argument("--out", required=True, type=Path)
+    view.set_defaults(run=run_view)
 
 
 def shard_of(scan: str, shards: int) -> int:
@@ -102,6 +114,9 @@ def _standardise(
                 files, tumour = _images(scan, Path(scratch))
                 declared = tuple(scan["state"].split(" or "))
                 volume = make_volume(files, tumour, declared, settings, atlas, Path(scratch), threads, device)
+            for suffix, content in volume.pictures.items():
+                with atomic(path.with_suffix(suffix)) as temporary:
+                    temporary.write_bytes(content)
             with atomic(path.with_suffix(".thumbnail.npy")) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, thumbnail(volume.voxels, settings["spacing"]), allow_pickle=False)
             if volume.tumour is not None:
@@ -125,7 +140,9 @@ def _standardise(
 
 def _finished(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     """The card of a volume that was already made of the same files, settings and code, and is whole."""
-    if not all(path.with_suffix(suffix).is_file() for suffix in (".b2nd", ".json", ".thumbnail.npy")):
+    if not all(
+        path.with_suffix(suffix).is_file() for suffix in (".b2nd", ".json", ".thumbnail.npy", ".qc.webp", ".qc.png")
+    ):
         return None
     card = load_card(path)
     if card.get("made_from") != made_from:
@@ -169,18 +186,43 @@ def code_digest() -> str:
     shared = [root / name for name in ("likeness.py", "nifti.py", "volumes.py")]
     digest = hashlib.sha256()
     for path in [*sorted(stage.glob("*.py")), *shared]:
-        if path.name not in ("commands.py", "qc.py"):
+        if path.name not in ("commands.py", "qc.py", "verdicts.py"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def run_index(args: argparse.Namespace) -> None:
+    from neurorad.imaging.verdicts import apply_verdicts, check_scans, read_verdicts
+
     tables = [read_table(path) for path in args.shards]
     filled = [table for table in tables if len(table)] or tables[:1]
-    write_table(args.out, pd.concat(filled).sort_values("scan", ignore_index=True))
+    index = pd.concat(filled).sort_values("scan", ignore_index=True)
+    if args.verdicts:
+        verdicts = read_verdicts(args.verdicts)
+        check_scans(verdicts, index, args.verdicts)
+        index = apply_verdicts(index, verdicts)
+    write_table(args.out, index)
 
 
 def run_qc(args: argparse.Namespace) -> None:
     from neurorad.imaging.qc import page
+    from neurorad.imaging.verdicts import NO_VERDICTS, check_scans, read_verdicts
 
-    write_text(args.out, page(read_table(args.volumes).fillna({"reason": "", "volume": ""})))
+    text = ("patient", "session", "scan", "sha256")
+    volumes = read_table(args.volumes, text).fillna({"reason": "", "volume": "", "sha256": ""})
+    verdicts = read_verdicts(args.verdicts) if args.verdicts else NO_VERDICTS
+    check_scans(verdicts, volumes, args.verdicts)
+    write_text(args.out, page(volumes, verdicts))
+
+
+def run_view(args: argparse.Namespace) -> None:
+    from neurorad.imaging.pictures import view
+
+    try:
+        voxels = load(args.volume)
+    except VolumeError as problem:
+        raise InputError(f"{problem}; give the .b2nd file of a scan, below results/volumes") from problem
+    mask = args.volume.with_suffix(".tumour.npy")
+    tumour = np.load(mask, allow_pickle=False) if mask.is_file() else None
+    with atomic(args.out) as temporary:
+        temporary.write_bytes(view(voxels.astype(np.float32), tumour))

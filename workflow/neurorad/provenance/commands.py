@@ -1,4 +1,4 @@
-"""Verbs of the provenance stage: crate, verify."""
+"""Verbs of the provenance stage: crate, verify, phi-audit."""
 
 import argparse
 import sys
@@ -30,6 +30,17 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verify.add_argument("crate", type=Path, metavar="ro-crate-metadata.json")
     verify.set_defaults(run=run_verify)
 
+    phi = verbs.add_parser(
+        "phi-audit",
+        help="search every file of a study's results for its patients' names, dates, paths and descriptions",
+        description="Exits with status 1 and names file and kind if anything is found. Folder names of private cohorts may "
+        "be known to their scans.tsv and unknown_files.txt alone, which stay with the data.",
+        epilog="example: neurorad phi-audit results",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    phi.add_argument("results", type=Path, metavar="RESULTS")
+    phi.set_defaults(run=run_phi_audit)
+
 
 def run_crate(args: argparse.Namespace) -> None:
     from neurorad.files import write_json
@@ -53,5 +64,23 @@ def run_verify(args: argparse.Namespace) -> None:
     for finding in findings:
         print(f"{finding.kind}  {finding.path}  ({finding.what})")
     print(f"{number} files listed, {len(findings)} missing or changed")
+    if findings:
+        sys.exit(1)
+
+
+def run_phi_audit(args: argparse.Namespace) -> None:
+    from neurorad.provenance.phi import audit, read_sources
+
+    results = args.results.absolute()
+    sources = read_sources(results)
+    number, findings = audit(results, sources)
+    for finding in findings:
+        print(f"{finding.path}  {finding.what}")
+    for path in sorted(sources.knowing):
+        if path.is_file() and path.stat().st_size:
+            print(f"{path.relative_to(results)}  knows the folders of a private cohort: keep it with the data")
+    for folder in sorted(sources.folders):
+        print(f"{folder.relative_to(results)}/  is input, not looked into")
+    print(f"{number} files, {len(sources.words)} names and texts of the input sought, {len(findings)} findings")
     if findings:
         sys.exit(1)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 STAGES = {
     "inventory": "no complete scan in the release",
     "labels": "patient could not be identified or labelled",
-    "volume": "preprocessing or quality check failed",
+    "volume": "preprocessing failed",
+    "qc": "failed on the quality control page",
     "leakage": "patient also in a test cohort",
     "repeats": "later time points of a patient",
 }
@@ -51,7 +52,7 @@ def scan_flow(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame
 
     Args:
         scans: all scans found (`problem` not empty: left out at the inventory).
-        volumes: one row a scan that was preprocessed, `status` ok or excluded.
+        volumes: one row a scan that was preprocessed, `status` ok, excluded or failed (by eye).
         excluded: every scan left out, with `stage` and `reason`.
         manifest: the scans to pretrain on; what is kept and not in it is evaluated.
 
@@ -131,7 +132,10 @@ def _reasons(scans: pd.DataFrame, volumes: pd.DataFrame, excluded: pd.DataFrame)
     parts = [
         _with_scan(excluded)[["cohort", "scan", "stage", "reason"]],
         scans[problem != ""].assign(stage="inventory", reason=problem[problem != ""]),
-        volumes[volumes["status"] != "ok"].assign(stage="volume", reason=lambda t: t.get("reason", t["status"])),
+        volumes[volumes["status"] != "ok"].assign(
+            stage=lambda t: t["status"].map({"failed": "qc"}).fillna("volume"),
+            reason=lambda t: t.get("reason", t["status"]),
+        ),
     ]
     why: dict[Scan, tuple[str, str]] = {}
     for stage in STAGES:
@@ -212,7 +216,12 @@ def _boxes(flow: Flow) -> list[tuple[list[str], list[str]]]:
             side = [f"Left out: {int(gone.sum())}", f"{meaning}:", *_reason_lines(flow.reasons[stage])]
             rows.append(([_headline(title, here, people), *_cohort_lines(here, people)], side))
             here, people = here - gone, flow.patients[stage]
-            title = {"inventory": "Complete scans", "labels": "Known patients", "volume": "Volumes"}.get(stage, "Kept")
+            title = {
+                "inventory": "Complete scans",
+                "labels": "Known patients",
+                "volume": "Volumes",
+                "qc": "Passed volumes",
+            }.get(stage, "Kept")
     rows.append(([_headline(title if rows else "Scans found, none left out", here, people)], []))
     return rows
 
