@@ -6,8 +6,10 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from neurorad.explanation.viewer import LONGEST, Viewed, page
+from tests.browser import CHROMIUM, Page
 
 SHAPE = (20, 24, 16)
 
@@ -54,3 +56,35 @@ def test_text_cannot_become_code():
 
 def test_the_same_scans_give_the_same_page():
     assert page("T", "R", "S", [scan()]) == page("T", "R", "S", [scan()])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_in_a_browser_keys_and_controls_change_the_picture(tmp_path):
+    (tmp_path / "viewer.html").write_text(
+        page("T", "R", "STAMPED", [scan("one"), scan("two, other")]), encoding="utf-8"
+    )
+    with Page(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "viewer.html")
+        assert browser.js('get("stamp").textContent') == "STAMPED"
+        picture = 'get("view").toDataURL()'
+        assert browser.js('get("slice").value') == "7" and browser.js('get("place").textContent') == "8 of 16"
+        seen = {browser.js(picture)}
+        for change in (
+            "ArrowUp",
+            "m",
+            "2",
+            'get("against").click()',
+            'get("tumour").click()',
+            'get("opacity").value = 0.2; draw()',
+            'get("plane").value = "0"; level()',
+        ):
+            browser.press(change) if len(change) < 8 else browser.js(change)
+            if change == "m":
+                browser.press("ArrowUp")
+                browser.press("m")
+            seen.add(browser.js(picture))
+        assert len(seen) >= 6, "each control shows another picture"
+        browser.press("n")
+        browser.wait("document.body.dataset.drawn")
+        assert browser.js('get("patient").selectedOptions[0].text') == "two, other"
+        assert browser.js("performance.getEntriesByType('resource').length") == 0, "nothing is fetched"
