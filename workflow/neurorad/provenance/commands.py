@@ -1,4 +1,4 @@
-"""Verbs of the provenance stage: crate, verify, phi-audit."""
+"""Verbs of the provenance stage: crate, verify, phi-audit, plan."""
 
 import argparse
 import sys
@@ -40,6 +40,17 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     )
     phi.add_argument("results", type=Path, metavar="RESULTS")
     phi.set_defaults(run=run_phi_audit)
+
+    plan = verbs.add_parser(
+        "plan",
+        help="say in words what would run again, why, and how long it took before",
+        description="Asks Snakemake for a dry run and sums it up; runs and writes nothing. In the root of the repository.",
+        epilog="example: neurorad plan --configfile config.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    plan.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="YAML", help="[config.yaml]")
+    plan.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
+    plan.set_defaults(run=run_plan)
 
 
 def run_crate(args: argparse.Namespace) -> None:
@@ -84,3 +95,26 @@ def run_phi_audit(args: argparse.Namespace) -> None:
     print(f"{number} files, {len(sources.words)} names and texts of the input sought, {len(findings)} findings")
     if findings:
         sys.exit(1)
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    import subprocess
+
+    from neurorad import RESOURCES
+    from neurorad.problems import InputError
+    from neurorad.provenance.plan import in_words, read_plan, seconds_of
+
+    study = [
+        "--snakefile",
+        RESOURCES.parent / "Snakefile",
+        "--directory",
+        args.directory,
+        "--configfile",
+        args.configfile,
+    ]
+    dry = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--nolock", "--rerun-incomplete", *study]
+    run = subprocess.run(dry, capture_output=True, text=True, check=False)
+    told = run.stdout + run.stderr
+    if run.returncode:
+        raise InputError(f"Snakemake refuses the study: {told.strip()[-2000:]}")
+    print(in_words(read_plan(told), seconds_of(args.directory / "results" / "benchmarks")), end="")
