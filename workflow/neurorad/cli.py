@@ -16,7 +16,7 @@ STAGES = {
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean"),
     "explanation": ("explain",),
     "reporting": ("figure", "table", "report"),
-    "provenance": ("crate", "verify", "phi-audit"),
+    "provenance": ("crate", "verify", "phi-audit", "plan", "trace"),
     "phantom": ("phantom",),
     "doctor": ("doctor",),
 }

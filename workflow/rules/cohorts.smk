@@ -16,6 +16,7 @@ checkpoint inventory:
     params:
         flags=inventory_flags,
         listing=listing,
+        code=code_of("cohorts.commands:run_inventory"),
     shell:
         "neurorad inventory --cohort {wildcards.cohort} {params.flags} --out {output.scans:q}"
         " --unknown {output.unknown:q} 2> >(tee {log:q} >&2)"
@@ -41,6 +42,7 @@ rule labels:
     params:
         flags=label_flags,
         unknown=config.get("labels", {}).get("unknown", "stop"),
+        code=label_code,
     shell:
         "neurorad labels {params.flags} --scans {input.scans:q} --unknown {params.unknown} --out {output.patients:q}"
         " --dictionary {output.dictionary:q} --aliases {output.aliases:q} --problems {output.problems:q}"
@@ -71,6 +73,7 @@ checkpoint audit:
         crosswalks=canonical(CROSSWALKS),
         groups=group_flags,
         encoders=f"--frozen {shlex.quote(FROZEN)}" if FROZEN else "--encoders results/encoders",
+        code=code_of("cohorts.commands:run_audit"),
     shell:
         "neurorad audit --cohorts {params.cohorts:q} --crosswalks {params.crosswalks:q} {params.groups} {params.encoders}"
         " --volumes {input.volumes:q} --aliases {input.aliases:q} --manifest {output.manifest:q}"
@@ -90,8 +93,11 @@ rule excluded:
         "results/logs/excluded/{cohort}.log",
     benchmark:
         "results/benchmarks/excluded/{cohort}.tsv"
+    localrule: True
     conda:
         "../../envs/neurorad.yaml"
+    params:
+        code=code_of("cohorts.commands:run_excluded"),
     shell:
         "neurorad excluded --scans {input.scans:q} --volumes {input.volumes:q} --labels {input.labels:q}"
         " --removed {input.removed:q} --manifest {input.manifest:q} --out {output:q} 2> >(tee {log:q} >&2)"

@@ -1,5 +1,6 @@
 """Names from the config, and the functions that choose a rule's files and flags. The rules themselves hold no code."""
 
+import functools
 import hashlib
 import json
 import shlex
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import yaml
 
+from neurorad import RESOURCES
 from neurorad.cohorts.inventory import listing_digest
 from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
 from neurorad.encoder_names import encoder_names, ensemble_names, members
+from neurorad.fingerprint import fingerprint
 from neurorad.imaging.commands import shard_of
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
 from neurorad.imaging.verdicts import read_verdicts
-from neurorad.reporting.registry import CAPTIONS, FIGURES
+from neurorad.reporting.registry import CAPTIONS, FIGURES, caption
 from neurorad.reporting.tables import TABLES
 
 # Rules call `neurorad VERB`; it runs from this checkout, whichever environment the job is in.
@@ -45,6 +48,20 @@ wildcard_constraints:
 def canonical(value):
     """One JSON text for a value, whatever the order of its keys: what Snakemake compares to see a change."""
     return json.dumps(value, sort_keys=True)
+
+
+def code_of(*entries, resources=()):
+    """Changes when the code that `entries` reach does, or the content of a file in `resources/`."""
+
+    def code(wildcards):
+        read = {name: hashlib.sha256((RESOURCES / name).read_bytes()).hexdigest() for name in resources}
+        return canonical([fingerprint(*entries), read])
+
+    return code
+
+
+def reached_by(function):
+    return f"{function.__module__.removeprefix('neurorad.')}:{function.__qualname__.split('.')[0]}"
 
 
 def folder_of(wildcards, output):
@@ -93,6 +110,12 @@ def label_flags(wildcards):
     return f"--release {block['release']} --cohort {wildcards.cohort}{table} {decision_flag(wildcards)}"
 
 
+def label_code(wildcards):
+    dictionary = f"labels/{COHORTS[wildcards.cohort]['release']}.yaml"
+    known = [dictionary] if (RESOURCES / dictionary).is_file() else []
+    return code_of("cohorts.commands:run_labels", resources=known)(wildcards)
+
+
 def disease_of(cohort):
     block = COHORTS[cohort]
     return block.get("disease") or (RELEASES[block["release"]].disease if block["release"] in RELEASES else "GLI")
@@ -132,11 +155,19 @@ def inventory_of(wildcards):
 
 def shard_rows(wildcards):
     """sha256 of a shard's own rows of the inventory: a scan added elsewhere does not change it."""
-    header, *rows = Path(f"results/cohorts/{wildcards.cohort}/scans.tsv").read_text(encoding="utf-8").splitlines()
+    table = Path(f"results/cohorts/{wildcards.cohort}/scans.tsv")
+    # Read again when a checkpoint has written it anew.
+    return rows_of_shards(table, shards(wildcards.cohort), table.stat().st_mtime_ns)[int(wildcards.shard)]
+
+
+@functools.cache
+def rows_of_shards(table, count, changed):
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
     column = header.split("\t").index("scan")
-    count = shards(wildcards.cohort)
-    mine = [row for row in rows if shard_of(row.split("\t")[column], count) == int(wildcards.shard)]
-    return hashlib.sha256("\n".join(mine).encode()).hexdigest()
+    digests = [hashlib.sha256() for _ in range(count)]
+    for row in rows:
+        digests[shard_of(row.split("\t")[column], count)].update(row.encode() + b"\n")
+    return [digest.hexdigest() for digest in digests]
 
 
 def verdicts(wildcards):
@@ -191,6 +222,12 @@ def pretraining_memory(wildcards, attempt):
 
 def pretraining_minutes(wildcards, attempt):
     return attempt * job_minutes(preset_values(PRETRAINING["preset"]), wildcards.method)
+
+
+def preset_settings(wildcards):
+    """What the preset says to one method: another preset or method that changes trains nothing again."""
+    others = {"byol", "dino", "mae", "moco"} - {wildcards.method}
+    return canonical({key: value for key, value in preset_values(PRETRAINING["preset"]).items() if key not in others})
 
 
 def encoder_folder(encoder):
@@ -310,6 +347,12 @@ FILES = {
 
 SHOWN = [name for name, entry in FIGURES.items() if all(FILES[need] for need in entry.needs)]
 WRITTEN = [name for name, (_, needs) in TABLES.items() if all(FILES[need] for need in needs)]
+
+
+def figure_code(name):
+    entry = FIGURES[name]
+    drawn = code_of(reached_by(entry.draw), "reporting.inputs:read_tables", "reporting.theme:write_figure")
+    return lambda wildcards: canonical([drawn(wildcards), entry.title, caption(name)])
 
 
 def drawn_from(needs):

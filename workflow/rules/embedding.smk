@@ -18,6 +18,7 @@ rule embed:
         mem_mb=3000,
     params:
         flags=encoder_flags,
+        code=code_of("embedding.commands:run_embed"),
     shell:
         "neurorad embed {params.flags} --volumes {input.volumes:q} --out {output:q} --threads {threads}"
         " 2> >(tee {log:q} >&2)"
@@ -36,6 +37,8 @@ rule ensemble:
         encoder="ensemble-[a-z]+-s[0-9]+",
     conda:
         "../../envs/neurorad.yaml"
+    params:
+        code=code_of("embedding.commands:run_ensemble"),
     shell:
         "neurorad ensemble --embeddings {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
 

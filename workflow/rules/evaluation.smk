@@ -19,6 +19,7 @@ rule folds:
         repeats=EVALUATION["repeats"],
         seed=EVALUATION["seed"],
         decisions=decision_flag,
+        code=code_of("evaluation.commands:run_folds", resources=["endpoints.yaml"]),
     shell:
         "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
         " --repeats {params.repeats} --seed {params.seed} {params.decisions} --counts {output.counts:q}"
@@ -45,6 +46,7 @@ rule probe:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
         flags=probe_flags,
+        code=code_of("evaluation.commands:run_probe", resources=["endpoints.yaml"]),
     shell:
         "neurorad probe --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} {params.flags}"
@@ -72,6 +74,7 @@ rule survival:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_survival", resources=["endpoints.yaml"]),
     shell:
         "neurorad survival --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
         " --patients {input.patients:q} --folds {input.folds:q} --leakage {input.leakage:q} --seed {params.seed}"
@@ -97,6 +100,7 @@ rule invariance:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_invariance"),
     shell:
         "neurorad invariance --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
         " --patients {input.patients:q} --folds {input.folds:q}"
@@ -124,6 +128,7 @@ rule compare:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_compare", resources=["endpoints.yaml"]),
     shell:
         "neurorad compare --predictions {input.predictions:q} --folds {input.folds:q} --leakage {input.leakage:q}"
         " --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q} 2> >(tee {log:q} >&2)"
@@ -147,6 +152,7 @@ rule clean:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_clean", resources=["endpoints.yaml"]),
     shell:
         "neurorad clean --predictions {input.predictions:q} --test-patients {input.patients:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"
@@ -169,6 +175,7 @@ rule reliability:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_reliability", resources=["endpoints.yaml"]),
     shell:
         "neurorad reliability --predictions {input.predictions:q} --patients {input.patients:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q}"

@@ -25,6 +25,7 @@ rule explain:
         folder=folder_of,
         twins=twin_flags,
         effort=effort_flags,
+        code=code_of("explanation.commands:run_explain", resources=["endpoints.yaml"]),
     shell:
         "neurorad explain --encoder {params.encoder:q} --endpoint {wildcards.endpoint}"
         " --coefficients {input.coefficients:q} --predictions {input.predictions:q} --volumes {input.volumes:q}"

@@ -20,6 +20,7 @@ rule volumes:
         shards=lambda wildcards: shards(wildcards.cohort),
         rows=shard_rows,
         folder=lambda wildcards, output: str(Path(output[0]).parents[1]),
+        code=code_of("imaging.commands:run_volumes"),
     shell:
         "neurorad volumes --scans {input.scans:q} --settings {params.settings:q} --shard {wildcards.shard}"
         " --shards {params.shards} --folder {params.folder:q} --threads {threads} --out {output:q}"
@@ -38,12 +39,14 @@ rule volumes_index:
         "results/logs/volumes_index/{cohort}.log",
     benchmark:
         "results/benchmarks/volumes_index/{cohort}.tsv"
+    localrule: True
     conda:
         "../../envs/neurorad.yaml"
     params:
         # A verdict that fails nothing makes no index again, and nothing that depends on it.
         failed=failed,
         verdicts=verdict_flag,
+        code=code_of("imaging.commands:run_index"),
     shell:
         "neurorad volumes-index {input.shards:q} {params.verdicts} --out {output:q} 2> >(tee {log:q} >&2)"
 
@@ -62,5 +65,6 @@ rule qc:
         "../../envs/neurorad.yaml"
     params:
         verdicts=verdict_flag,
+        code=code_of("imaging.commands:run_qc"),
     shell:
         "neurorad qc --volumes {input.volumes:q} {params.verdicts} --out {output:q} 2> >(tee {log:q} >&2)"

@@ -13,6 +13,7 @@ if "phantom" in config:
             "../../envs/neurorad.yaml"
         params:
             flags=phantom_flags,
+            code=code_of("phantom.commands:run_phantom", resources=["phantom.yaml"]),
         shell:
             "neurorad phantom --cohort {wildcards.cohort} --out {output:q} {params.flags} 2> >(tee {log:q} >&2)"
 
@@ -27,5 +28,6 @@ if "phantom" in config:
             "../../envs/neurorad.yaml"
         params:
             flags=phantom_flags,
+            code=code_of("phantom.commands:run_phantom", resources=["phantom.yaml"]),
         shell:
             "neurorad phantom --truth {output:q} {params.flags} 2> >(tee {log:q} >&2)"

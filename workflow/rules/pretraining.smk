@@ -26,11 +26,14 @@ if not FROZEN:
             runtime=pretraining_minutes,
         params:
             preset=PRETRAINING["preset"],
+            settings=preset_settings,
             manifest=manifest_digest,
             folder=folder_of,
             reference=reference_flag,
+            code=code_of("pretraining.commands:pretrain"),
         shell:
             "neurorad pretrain --method {wildcards.method} --objective {wildcards.objective} --seed {wildcards.seed}"
             " --preset {params.preset} --manifest {input.manifest:q} --out {params.folder:q} --threads {threads}"
-            " {params.reference}"
-            " 2> >(tee {log:q} >&2)"
+            " --devices {resources.gpu} {params.reference}"
+            # The log outlives the signals that make the training write its checkpoint and stop.
+            " 2> >(trap '' TERM USR1; tee {log:q} >&2)"

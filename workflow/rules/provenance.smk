@@ -29,6 +29,7 @@ rule crate:
         "../../envs/neurorad.yaml"
     params:
         workflow=Path(workflow.basedir) / "Snakefile",
+        code=code_of("provenance.commands:run_crate"),
     shell:
         "neurorad crate --config {input.config:q} --out {output:q} {params.workflow:q} {input.results:q}"
         " 2> >(tee {log:q} >&2)"

@@ -15,12 +15,14 @@ for name in SHOWN:
             f"results/logs/figures/{name}.log",
         benchmark:
             f"results/benchmarks/figures/{name}.tsv"
+        localrule: True
         conda:
             "../../envs/neurorad.yaml"
         params:
             name=name,
             sources=source_flags,
             stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+            code=figure_code(name),
         shell:
             "neurorad figure {params.name} {params.sources} --audit {input.audit:q} --out {params.stem:q}"
             " 2> >(tee {log:q} >&2)"
@@ -39,11 +41,13 @@ for name in WRITTEN:
             f"results/logs/tables/{name}.log",
         benchmark:
             f"results/benchmarks/tables/{name}.tsv"
+        localrule: True
         conda:
             "../../envs/neurorad.yaml"
         params:
             name=name,
             sources=source_flags,
+            code=code_of(reached_by(TABLES[name][0]), "reporting.inputs:read_tables"),
         shell:
             "neurorad table {params.name} {params.sources} --out {output:q} 2> >(tee {log:q} >&2)"
 
@@ -55,6 +59,7 @@ rule config:
         "results/logs/config.log",
     benchmark:
         "results/benchmarks/config.tsv"
+    localrule: True
     conda:
         "../../envs/neurorad.yaml"
     params:
@@ -79,6 +84,8 @@ rule report:
         "results/benchmarks/report.tsv"
     conda:
         "../../envs/neurorad.yaml"
+    params:
+        code=code_of("reporting.commands:run_report"),
     shell:
         "neurorad report --figures {input.figures:q} --tables {input.tables:q} --excluded {input.excluded:q}"
         " --audit {input.audit:q} --config {input.config:q} --out {output:q} 2> >(tee {log:q} >&2)"

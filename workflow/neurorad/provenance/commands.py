@@ -1,4 +1,4 @@
-"""Verbs of the provenance stage: crate, verify, phi-audit."""
+"""Verbs of the provenance stage: crate, verify, phi-audit, plan, trace."""
 
 import argparse
 import sys
@@ -40,6 +40,32 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     )
     phi.add_argument("results", type=Path, metavar="RESULTS")
     phi.set_defaults(run=run_phi_audit)
+
+    plan = verbs.add_parser(
+        "plan",
+        help="say in words what would run again, why, and how long it took before",
+        description="Asks Snakemake for a dry run and sums it up; runs and writes nothing. In the root of the repository.",
+        epilog="example: neurorad plan --configfile config.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    plan.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="YAML", help="[config.yaml]")
+    plan.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
+    plan.set_defaults(run=run_plan)
+
+    trace = verbs.add_parser(
+        "trace",
+        help="walk from a result back to the files of the data it was made of",
+        description="Prints each job between a result and its sources, from Snakemake's own records: rule, time, checksum, "
+        "and whether a file changed since it was read.",
+        epilog="example: neurorad trace results/tables/probe.csv --row 12",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    trace.add_argument("file", metavar="FILE", help="path below the study's folder, as in results/tables/probe.csv")
+    trace.add_argument(
+        "--row", type=int, metavar="N", help="of a table, the first is 1: only what is about its encoder and cohort"
+    )
+    trace.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
+    trace.set_defaults(run=run_trace)
 
 
 def run_crate(args: argparse.Namespace) -> None:
@@ -84,3 +110,42 @@ def run_phi_audit(args: argparse.Namespace) -> None:
     print(f"{number} files, {len(sources.words)} names and texts of the input sought, {len(findings)} findings")
     if findings:
         sys.exit(1)
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    import subprocess
+
+    from neurorad import RESOURCES
+    from neurorad.problems import InputError
+    from neurorad.provenance.plan import in_words, read_plan, seconds_of
+
+    study = [
+        "--snakefile",
+        RESOURCES.parent / "Snakefile",
+        "--directory",
+        args.directory,
+        "--configfile",
+        args.configfile,
+    ]
+    dry = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--nolock", "--rerun-incomplete", *study]
+    run = subprocess.run(dry, capture_output=True, text=True, check=False)
+    told = run.stdout + run.stderr
+    if run.returncode:
+        raise InputError(f"Snakemake refuses the study: {told.strip()[-2000:]}")
+    print(in_words(read_plan(told), seconds_of(args.directory / "results" / "benchmarks")), end="")
+
+
+def run_trace(args: argparse.Namespace) -> None:
+    from neurorad.files import read_table
+    from neurorad.problems import InputError
+    from neurorad.provenance.trace import in_words, trace
+
+    names = []
+    if args.row is not None:
+        table = read_table(args.directory / args.file)
+        if not 1 <= args.row <= len(table):
+            raise InputError(f"{args.file}: --row {args.row}, but the table has rows 1 to {len(table)}")
+        row = table.iloc[args.row - 1].dropna()
+        print("  ".join(f"{column}={value}" for column, value in row.items()))
+        names = [str(row[column]) for column in ("encoder", "cohort") if column in row]
+    print(in_words(args.directory, trace(args.directory, args.file, names)), end="")

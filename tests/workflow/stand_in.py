@@ -1,0 +1,71 @@
+"""Stands in for `neurorad` in tests of the DAG: each verb writes in a moment what the next ones need, and nothing else.
+
+What it writes follows from what it reads, as in the real verbs: the manifest lists the scans of the pretraining cohorts, so
+that its bytes change only when they do.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> None:
+    verb, *rest = arguments
+    flags: dict[str, list[str]] = {"": []}
+    name = ""
+    for argument in rest:
+        if argument.startswith("--"):
+            name = argument
+            flags[name] = []
+        else:
+            flags[name].append(argument)
+
+    def write(flag: str, text: str = "", below: str = "") -> None:
+        path = Path(flags[flag][0] + below)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def read(flag: str) -> str:
+        return "".join(Path(path).read_text() for path in flags.get(flag, []))
+
+    match verb:
+        case "inventory":
+            scans = sorted(path.name for path in Path(flags["--images"][0]).iterdir() if path.is_dir())
+            write("--out", "cohort\tscan\n" + "".join(f"{flags['--cohort'][0]}\t{scan}\n" for scan in scans))
+            write("--unknown")
+        case "labels":
+            write("--out", read("--table"))
+            for flag in ("--dictionary", "--aliases", "--problems", "--decided"):
+                write(flag)
+        case "volumes":
+            write("--out", read("--scans"))
+        case "volumes-index":
+            write("--out", read(""))
+        case "audit":
+            cohorts = json.loads(flags["--cohorts"][0])
+            rows = {
+                row
+                for row in read("--volumes").splitlines()
+                if "pretrain" in cohorts.get(row.split("\t")[0], {}).get("role", [])
+            }
+            write("--manifest", "".join(f"{row}\n" for row in sorted(rows)))
+            for flag in ("--removed", "--test-patients", "--report"):
+                write(flag)
+        case "pretrain":
+            for file in ("encoder.safetensors", "card.json", "history.csv", "groups.csv"):
+                write("--out", below=f"/{file}")
+        case "explain":
+            for file in ("maps.npz", "agreement.parquet"):
+                write("--out", below=f"/{file}")
+        case "figure":
+            for suffix in (".svg", ".png"):
+                write("--out", below=suffix)
+        case "compare":
+            write("--out")
+        case _:
+            for flag in ("--out", "--predictions", "--coefficients", "--curves", "--coordinates"):
+                if flag in flags:
+                    write(flag)
+
+
+main(sys.argv[3:])
