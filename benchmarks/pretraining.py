@@ -1,0 +1,313 @@
+"""Speed of pretraining, as ratios measured side by side: `python benchmarks/pretraining.py [--only a b c d e f]`.
+
+Every pair is measured in turns, and the table holds ratios of medians of CPU time (all threads), so that other jobs on
+the machine do not count. Only (a)'s waiting and (f), which are about the clock, need a machine of their own. Sizes are
+what a small machine can do; each row says which.
+"""
+
+import argparse
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from neurorad import RESOURCES, volumes
+from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.engine import Progress, Run, make_batches, start, take_step
+from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.scans import Scans
+from neurorad.pretraining.views import Crop, make_views
+
+METHODS = ("byol", "dino", "mae", "moco")
+
+
+def stored_scans(folder: Path, count: int, shape: tuple[int, int, int], groups: int = 4) -> Scans:
+    """Smooth noise in an ellipsoid, in the volume store."""
+    random = np.random.default_rng(0)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = sum((axis / 0.85) ** 2 for axis in axes) < 1
+    names, paths = [f"scan-{number}" for number in range(count)], []
+    for name in names:
+        paths.append(str(folder / f"{name}.b2nd"))
+        coarse = torch.from_numpy(random.normal(size=(1, 4, *(n // 4 for n in shape))))
+        voxels = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0].numpy() * inside
+        volumes.save(paths[-1], voxels, {})
+    own = [number % groups for number in range(count)]
+    return Scans(names, names, own, [f"g{g}" for g in range(groups)], paths, (4, *shape), {}, "")
+
+
+def median_of_turns(turns: int, *works: Callable[[], object]) -> list[float]:
+    """Median CPU seconds of each, one after the other in every turn; a first turn is not counted."""
+    taken: list[list[float]] = [[] for _ in works]
+    for turn in range(turns + 1):
+        for own, work in zip(taken, works, strict=True):
+            began = time.process_time()
+            work()
+            if turn:
+                own.append(time.process_time() - began)
+    return [statistics.median(own) for own in taken]
+
+
+def small_run(method: str, objective: str = "base", **changed: object) -> Run:
+    preset = read_preset(RESOURCES / "presets.yaml", "demo", method)
+    training = replace(preset.training, **{"batch_size": 8, "log_every": 10**9, "steps": 10**6, **changed})
+    return Run(method, objective, 0, replace(preset, training=training))
+
+
+def stepper(run: Run, scans: Scans) -> tuple[Progress, Callable[[], object]]:
+    fabric = make_fabric(torch.device("cpu"))
+    progress = start(run, scans, fabric)
+    batches = make_batches(run, scans, progress, fabric)
+
+    def step() -> None:
+        take_step(run, scans, progress, *next(batches), fabric)
+
+    return progress, step
+
+
+def waiting_for_data(folder: Path) -> list[tuple[str, str]]:
+    """(a) resnet50 on 64-voxel crops of full volumes, batch 8; and the loader alone against the published pipeline."""
+    scans = stored_scans(folder / "a", 16, (160, 192, 160))
+    run = small_run("mae")
+    encoder = replace(run.preset.encoder, name="resnet50", width=64, stem_pool=True)
+    method = replace(run.preset.method, crop=Crop(64, (0.5, 1.0)), block=16)
+    run = replace(run, preset=replace(run.preset, encoder=encoder, method=method))
+    fabric = make_fabric(torch.device("cpu"))
+    progress = start(run, scans, fabric)
+    waits, steps = [], []
+    waited = [0.0]
+    real = Scans.ahead
+
+    def ahead(self: Scans, *rest: object, **options: object) -> Iterator[torch.Tensor]:
+        source = real(self, *rest, **options)
+        while True:
+            began = time.perf_counter()
+            batch = next(source, None)
+            waited[0] = time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    Scans.ahead = ahead
+    try:
+        began = time.perf_counter()
+        for number, (batches, groups, names) in enumerate(make_batches(run, scans, progress, fabric)):
+            take_step(run, scans, progress, batches, groups, names, fabric)
+            if number:
+                waits.append(waited[0])
+                steps.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            if number == 5:
+                break
+    finally:
+        Scans.ahead = real
+    share = statistics.median(wait / step for wait, step in zip(waits, steps, strict=True))
+    release = published_pipeline(folder / "nifti")
+    chosen = iter(range(10**6))
+    ours, theirs = median_of_turns(3, lambda: scans.volume(next(chosen) % 16), release)
+    return [
+        ("a: share of a step waiting for data (resnet50, 64^3, batch 8)", f"{share:.1%} (at most 5 %)"),
+        (
+            "a: scans/s of the store against 4 NIfTI, RAS, 2 mm, z-score, 128^3",
+            f"{theirs / ours:.0f} x (at least 50); {1 / ours:.1f} and {1 / theirs:.2f} scans/s",
+        ),
+    ]
+
+
+def published_pipeline(folder: Path) -> Callable[[], object]:
+    """What the code published with the paper does for each view of a scan, in MONAI's transforms: read four NIfTI of
+    240 x 240 x 155 at 1 mm, orient, resample to 2 mm, normalise each, pad or crop to 128^3."""
+    import nibabel as nib
+    from monai.transforms import (
+        Compose,
+        ConcatItemsd,
+        EnsureChannelFirstd,
+        LoadImaged,
+        NormalizeIntensityd,
+        Orientationd,
+        ResizeWithPadOrCropd,
+        Spacingd,
+    )
+
+    folder.mkdir()
+    random, keys = np.random.default_rng(0), list(volumes.SEQUENCES)
+    for key in keys:
+        voxels = np.zeros((240, 240, 155), np.int16)
+        voxels[40:200, 20:220, 5:150] = random.integers(100, 1000, (160, 200, 145))
+        nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / f"{key}.nii.gz")
+    transforms = Compose(
+        [
+            LoadImaged(keys),
+            EnsureChannelFirstd(keys),
+            Orientationd(keys, "RAS", labels=None),
+            Spacingd(keys, (2.0, 2.0, 2.0)),
+            NormalizeIntensityd(keys, nonzero=True),
+            ResizeWithPadOrCropd(keys, (128, 128, 128)),
+            ConcatItemsd(keys, "image"),
+        ]
+    )
+    paths = {key: str(folder / f"{key}.nii.gz") for key in keys}
+    return lambda: transforms(dict(paths))
+
+
+def bare_networks(run: Run, progress: Progress) -> Callable[[], object]:
+    """Forward, backward and optimiser of the same networks on random tensors of the views' shapes: every network the
+    method runs, no losses, no schedules, no momentum, no views."""
+    method, optimiser = progress.method, progress.optimiser
+    size = run.preset.training.batch_size
+    views = [torch.randn(size, 4, *[crop.size] * 3) for crop in method.crops]
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        match run.method:
+            case "byol":
+                outputs = [method.predictor(method.projector(method.encoder(view))) for view in views]
+                watched = [(method.target_encoder, method.target_projector, view) for view in views]
+            case "dino":
+                outputs = [method.head(method.encoder(view)) for view in views]
+                watched = [(method.teacher_encoder, method.teacher_head, view) for view in views[:2]]
+            case "moco":
+                outputs = [method.projector(method.encoder(views[0]))]
+                watched = [(method.key_encoder, method.key_projector, views[1])]
+            case _:
+                outputs, watched = [method.decoder(method.encoder.feature_map(views[0]))], []
+        with torch.no_grad():
+            for encoder, head, view in watched:
+                head(encoder(view))
+        sum(output.mean() for output in outputs).backward()
+        optimiser.step()
+
+    return step
+
+
+def full_steps(folder: Path) -> list[tuple[str, str]]:
+    """(b) and (d)."""
+    scans, rows = stored_scans(folder / "b", 16, (48, 64, 48)), []
+    scans.kept.update({number: scans.volume(number) for number in range(16)})
+    for name in METHODS:
+        run = small_run(name)
+        progress, step = stepper(run, scans)
+        full, bare = median_of_turns(5, step, bare_networks(run, progress))
+        rows.append(
+            (
+                f"b: full step of {name} (resnet10/16, batch 8) over its bare networks",
+                f"{full / bare:.2f} x (at most 1.10)",
+            )
+        )
+    both = [stepper(small_run("byol", objective), scans)[1] for objective in ("base", "dro")]
+    base, dro = median_of_turns(9, *both)
+    rows.append(("d: step of byol with Group-DRO over without", f"{100 * (dro / base - 1):+.1f} % (at most 1 %)"))
+    return rows
+
+
+def views_against_monai(folder: Path) -> list[tuple[str, str]]:
+    """(c) eight scans of 96^3 to 64^3, random resized crop, flip, rotation, gamma, bias field, blur, noise."""
+    from monai import transforms as mt
+
+    source, size = torch.randn(8, 4, 96, 96, 96), 64
+    preset = read_preset(RESOURCES / "presets.yaml", "demo", "byol")
+    each = mt.Compose(
+        [
+            mt.RandSpatialCrop([48] * 3, max_roi_size=[96] * 3, random_size=True),
+            mt.Resize([size] * 3, mode="trilinear"),
+            mt.RandFlip(0.5, spatial_axis=0),
+            mt.RandAffine(prob=1.0, rotate_range=[0.17] * 3, scale_range=[0.1] * 3, padding_mode="zeros"),
+            mt.RandAdjustContrast(0.5, (0.67, 1.5)),
+            mt.RandBiasField(prob=0.5, degree=3),
+            mt.RandGaussianSmooth(prob=0.5),
+            mt.RandGaussianNoise(prob=0.5, std=0.15),
+        ]
+    )
+    crops, seeds = [Crop(size, (0.5, 1.0))], iter(range(10**6))
+
+    def ours() -> None:
+        make_views(source, [next(seeds) for _ in range(8)], crops, preset.geometry, preset.intensity)
+
+    batched, single = median_of_turns(3, ours, lambda: [each(volume) for volume in source])
+    return [("c: batched views against MONAI per sample (8 of 96^3 to 64^3)", f"{single / batched:.1f} x (at least 3)")]
+
+
+def memory_over_steps(folder: Path, steps: int = 2000) -> list[tuple[str, str]]:
+    """(e) resident memory after 200 and after all steps, volumes read from the store at every step."""
+    scans = stored_scans(folder / "e", 16, (20, 24, 20))
+    run = small_run("moco", "dro", batch_size=4, log_every=10)
+    method = replace(run.preset.method, crop=Crop(16, (0.5, 1.0)))
+    run = replace(run, preset=replace(run.preset, encoder=replace(run.preset.encoder, width=4), method=method))
+    _, step = stepper(run, scans)
+    seen = {}
+    for number in range(1, steps + 1):
+        step()
+        if number in (200, steps):
+            gc.collect()
+            seen[number] = psutil.Process().memory_info().rss / 2**20
+    growth = seen[steps] - seen[200]
+    return [(f"e: resident memory from step 200 to {steps} (moco, dro)", f"{growth:+.1f} MiB of {seen[200]:.0f}")]
+
+
+def two_ranks(folder: Path) -> list[tuple[str, str]]:
+    """(f) samples/s of two processes of one thread over one such process, batch 8, in turns."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(2):
+        for count, own in rates.items():
+            command = [sys.executable, __file__, "--rank-of", str(count)]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            own.append(float(said.split()[-1]))
+    one, two = (statistics.median(own) for own in rates.values())
+    return [
+        ("f: samples/s of two processes over one (byol, resnet10/16, batch 8)", f"{two / one:.2f} x (at least 1.6)")
+    ]
+
+
+def samples_per_second(count: int) -> None:
+    fabric = make_fabric(torch.device("cpu"), count)
+    torch.set_num_threads(1)
+    run = small_run("byol")
+    with tempfile.TemporaryDirectory() as name:
+        scans = stored_scans(Path(name), 16, (48, 64, 48))
+    progress = start(run, scans, fabric)
+    scans.kept.update({n: np.random.default_rng(n).normal(size=scans.shape).astype(np.float16) for n in range(16)})
+    taken, began = [], time.perf_counter()
+    for batches, groups, names in make_batches(run, scans, progress, fabric):
+        take_step(run, scans, progress, batches, groups, names, fabric)
+        taken.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if progress.step == 9:
+            break
+    if fabric.is_global_zero:
+        print(8 / statistics.median(taken[1:]))
+
+
+PARTS = {"a": waiting_for_data, "b": full_steps, "c": views_against_monai, "e": memory_over_steps, "f": two_ranks}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="b holds d too")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rank-of", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.rank_of:
+        samples_per_second(args.rank_of)
+        return
+    print(f"{os.cpu_count()} cores, {args.threads} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    for part in args.only:
+        with tempfile.TemporaryDirectory() as name:
+            for subfolder in ("a", "b", "e"):
+                (Path(name) / subfolder).mkdir()
+            for what, value in PARTS[part](Path(name)):
+                print(f"{what:75s} {value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
