@@ -264,3 +264,15 @@ def test_vendor_and_field_strength_are_audited_where_the_table_has_them(study):
     assert told["vendor", "site_probe_balanced_accuracy"]["value"] > 0.85
     assert told["site", "site_probe_balanced_accuracy"]["value"] < 0.6
     assert told["field_strength", "silhouette"]["note"] == "not estimable: a field strength has 2 patients (needs 5)"
+
+
+def test_combat_takes_the_planted_shift_of_the_sites_away(told):
+    _, _, rows, _ = told
+    probe = {
+        r["protocol"]: r["value"]
+        for r in rows
+        if r["metric"] == "site_probe_balanced_accuracy" and r["endpoint"] == "site"
+    }
+    mmd = {r["protocol"]: r["value"] for r in rows if r["metric"] == "mmd"}
+    assert probe["combined"] > 0.7 and probe["after_combat"] < 0.45
+    assert mmd["after_combat"] < 0.1 * mmd["combined"]

@@ -349,3 +349,18 @@ def test_survival_reads_no_patient_outside_the_fold_table(told, known):
     few = survival(whole.embeddings(x), only, whole.patients, known, 0, 50)[1]
     same = predictions[(predictions["protocol"] == "within_site") & (predictions["site"] == "west")]
     pd.testing.assert_frame_equal(few, same.reset_index(drop=True))
+
+
+def test_combat_frees_the_combined_model_from_a_shift_of_the_sites(glioblastomas, known):
+    """Sites stretch and shift the one feature that matters: pooled, the model must work across them."""
+    hazard = np.random.default_rng(12).normal(size=N) * 1.3
+    whole = glioblastomas(hazard, censored=0.1)
+    x = hazard[:, None] + np.random.default_rng(13).normal(0, 0.3, (N, 6))
+    sign = {"east": 8.0, "north": 0.3, "west": 1.0}
+    x = x * np.array([sign[s] for s in whole.site])[:, None] + 20.0 * (whole.site == "north")[:, None]
+    rows, _, _, _ = survival(whole.embeddings(x), whole.folds(), whole.patients, known, 0, 50)
+    c = {r["metric"]: r for r in rows if r["protocol"] == "combined"}
+    after = c["c_index_after_combat"]
+    assert after["ci_low"] < after["value"] < after["ci_high"]
+    assert after["value"] > 0.7 and after["value"] > c["c_index"]["value"] - 0.02
+    assert "c_index_after_combat" not in {r["metric"] for r in rows if r["protocol"] != "combined"}

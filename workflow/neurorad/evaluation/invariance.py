@@ -9,6 +9,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from neurorad.evaluation import metrics
+from neurorad.evaluation.combat import fit_combat
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import KEY, POOLED, cells, is_glioblastoma
 from neurorad.evaluation.linear import balanced_weights, logistic, project
@@ -155,7 +156,7 @@ def invariance(
     """Tidy rows and t-SNE coordinates of everybody in the folds.
 
     Rows of endpoint `site`: protocol `combined` (everybody) and `glioblastoma` (IDH-wildtype glioblastoma alone, so that
-    sites differing in diagnoses do not look like sites differing in scanners). Of endpoint `vendor` and
+    sites differing in diagnoses do not look like sites differing in scanners), and `after_combat`. Of endpoint `vendor` and
     `field_strength`: the same numbers with the scanner's vendor or field strength in the place of the site, where
     patients.tsv has them. Signs of collapse stand beside them, once.
 
@@ -176,7 +177,8 @@ def invariance(
     for endpoint, protocol, group, mine in _strata(who, status):
         where = {"endpoint": endpoint, "protocol": protocol, "site": POOLED, "n": int(mine.sum())}
         label = status["idh1"].to_numpy(float)[mine]
-        part = _group_rows(x[mine], group[mine], label, cell.assignments()[:, mine], seed, replicates, where)
+        seen = fit_combat(x, group)(x, group) if protocol == COMBAT else x[mine]
+        part = _group_rows(seen, group[mine], label, cell.assignments()[:, mine], seed, replicates, where)
         rows += [{**where, **row, "note": join_notes(row["note"], left_out)} for row in part]
     place, note = coordinates(_scores(x), seed)
     identity = {"encoder": embeddings.encoder, **who[["cohort", "patient", "scan"]]}
@@ -187,12 +189,15 @@ def _strata(who: pd.DataFrame, status: pd.DataFrame) -> Iterator[tuple[str, str,
     """Endpoint, protocol, group `[n]` and who has one (boolean `[n]`)."""
     site = who["cohort"].to_numpy(str)
     yield SITE, "combined", site, np.ones(len(site), dtype=bool)
+    yield SITE, COMBAT, site, np.ones(len(site), dtype=bool)
     yield SITE, "glioblastoma", site, is_glioblastoma(status).to_numpy()
     for name in SCANNER:
         if name in status and status[name].notna().any():
             yield name, "combined", status[name].astype(str).to_numpy(), status[name].notna().to_numpy()
 
 
+COMBAT = "after_combat"
+"""Protocol of embeddings that ComBat harmonised, fitted on everybody with the sites known: the least that could be left."""
 SCANNER = ("vendor", "field_strength")
 """Columns of patients.tsv about the scanner."""
 METRICS = (

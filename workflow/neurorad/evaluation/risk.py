@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neurorad.evaluation.combat import fit_combat
 from neurorad.evaluation.cox import RiskSets, cumulative_hazard, fit_cox, gradient, log_likelihood, risk_sets
 from neurorad.evaluation.elastic_net import elastic_net_path, largest_penalty
 from neurorad.evaluation.folds import TRAINED_ONLY, Cell, deal
@@ -147,13 +148,15 @@ class OutOfFold:
 
 
 def cross_validate(
-    cell: Cell, x: np.ndarray, days: np.ndarray, event: np.ndarray, seed: int, grid: np.ndarray
+    cell: Cell, x: np.ndarray, days: np.ndarray, event: np.ndarray, seed: int, grid: np.ndarray, combat: bool = False
 ) -> OutOfFold:
     """Everything learned (components, penalty, kind of model, median, baseline hazard) is of the training folds alone.
 
     Args:
-        x: `[n, d]`, rows as `cell.patients`. grid: `[grid]` days at which survival is predicted.
+        x: `[n, d]`, rows as `cell.patients`. grid: `[grid]` days at which survival is predicted. combat: harmonise the
+            features over sites first, by ComBat of the training folds.
     """
+    raw = x
     sites = cell.patients["cohort"].to_numpy(str)
     assignments = cell.assignments()
     risk = np.full(assignments.shape, np.nan)
@@ -164,6 +167,8 @@ def cross_validate(
             test = np.flatnonzero(fold_of == fold)
             taught = np.flatnonzero(fold_of != fold)
             random = generator(seed, "survival", cell.protocol, cell.site, repeat, fold)
+            if combat:
+                x = fit_combat(raw[taught], sites[taught])(raw, sites)
             model = fit_risk(x[taught], days[taught], event[taught], sites[taught], random)
             kinds.append(model.kind)
             seen = model(x[taught])

@@ -88,8 +88,8 @@ def silhouette_text(invariance: pd.DataFrame | None, encoder: str) -> str:
     """`silhouette 0.21 (0.15 to 0.27)`, or why there is none; lower means that sites mix more."""
     if invariance is None:
         return "silhouette not given"
-    rows = _one_a_line(invariance, "site", "combined", "silhouette")
-    rows = rows[rows.index == encoder]
+    # Of several (by vendor, within one diagnosis) the first is that by site of everybody.
+    rows = invariance[(invariance["encoder"] == encoder) & (invariance["metric"] == "silhouette")]
     if rows.empty or math.isnan(rows["value"].iloc[0]):
         return "silhouette not estimable"
     row = rows.iloc[0]
@@ -139,7 +139,7 @@ def draw_invariance(tables: Tables) -> Figure:
         )
         panel.set_ylim(-0.6, len(encoders) - 0.4)
         panel.set_xlabel(label)
-    finish(figure, tables.leakage, objective_handles()[:2])
+    finish(figure, tables.leakage, objective_handles(encoders)[:-1])
     figure.set_label(f"{len(encoders)} encoders, {count_range(rows['n'])} patients.")
     return figure
 
