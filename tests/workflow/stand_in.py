@@ -55,15 +55,15 @@ def main(arguments: list[str]) -> None:
             for file in ("encoder.safetensors", "card.json", "history.csv", "groups.csv"):
                 write("--out", below=f"/{file}")
         case "explain":
-            for file in ("maps.npz", "agreement.parquet"):
+            for file in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"):
                 write("--out", below=f"/{file}")
         case "figure":
             for suffix in (".svg", ".png"):
                 write("--out", below=suffix)
-        case "compare":
+        case "compare" | "clean" | "reliability":
             write("--out")
         case _:
-            for flag in ("--out", "--predictions", "--coefficients", "--curves", "--coordinates"):
+            for flag in ("--out", "--counts", "--predictions", "--coefficients", "--curves", "--coordinates"):
                 if flag in flags:
                     write(flag)
 

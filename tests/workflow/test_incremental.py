@@ -103,7 +103,7 @@ def settings_of(study: Path) -> dict:
     return yaml.safe_load((study / "study.yaml").read_text())
 
 
-EVALUATION = {"folds", "embed", "probe", "survival", "invariance", "compare", "explain"}
+EVALUATION = {"folds", "embed", "probe", "survival", "invariance", "compare", "explain", "clean", "reliability"}
 REPORTING = {"report", "crate"}
 
 
