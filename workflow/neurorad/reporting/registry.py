@@ -57,10 +57,10 @@ FIGURES: dict[str, Entry] = {
     "fig3c_uncommon_markers": Entry(marker_figures.draw_uncommon_markers, ("probe",), "Uncommon markers", "Figure 3C"),
     "fig3d_differences": Entry(marker_figures.draw_differences, ("comparison",), "+DRO minus base", "Figure 3D"),
     "supp1_calibration": Entry(
-        calibration_figures.draw_calibration, ("reliability",), "Calibration and utility", "Figure 3"
+        calibration_figures.draw_calibration, ("reliability",), "Calibration and utility", "beyond Figure 3"
     ),
     "supp2_subgroups": Entry(
-        calibration_figures.draw_subgroups, ("reliability",), "Subgroups and conformal sets", "Figure 3"
+        calibration_figures.draw_subgroups, ("reliability",), "Subgroups and conformal sets", "beyond Figure 3"
     ),
     "fig4a_survival": Entry(survival_figures.draw_survival, ("survival",), "Survival", "Figure 4A"),
     "fig4b_kaplan_meier": Entry(
