@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> None:
     def write(flag: str, text: str = "", below: str = "") -> None:
         path = Path(flags[flag][0] + below)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        # Whole or not at all, as the real verbs do: Snakemake reads inventories while other jobs write.
+        partial = path.with_name(f".writing-{path.name}")
+        partial.write_text(text)
+        partial.replace(path)
 
     def read(flag: str) -> str:
         return "".join(Path(path).read_text() for path in flags.get(flag, []))
