@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from neurorad import RESOURCES, volumes
@@ -63,6 +64,12 @@ def write_tiny_presets(path: Path, **training: object) -> Path:
     preset["dino"]["prototypes"] = 16
     path.write_text(yaml.safe_dump({"tiny": preset}))
     return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Networks this small lose more to threads than they win."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

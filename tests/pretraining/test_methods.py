@@ -10,7 +10,9 @@ from neurorad.encoder import Architecture, initialised
 from neurorad.pretraining.byol import Byol, ByolSettings, byol_loss
 from neurorad.pretraining.dino import Dino, DinoHead, DinoSettings, dino_loss
 from neurorad.pretraining.mae import Mae, MaeSettings, block_masks, block_normalised, grow, mae_loss
-from neurorad.pretraining.moco import NOBODY, Moco, MocoSettings, info_nce
+from neurorad.pretraining.mae_feature import FeatureMae
+from neurorad.pretraining.moco import NOBODY, Moco, MocoSettings, info_nce, no_negatives
+from neurorad.pretraining.moco_v3 import MocoV3, batch_info_nce
 from neurorad.pretraining.step import Batch
 from neurorad.pretraining.views import Crop
 from neurorad.problems import InputError
@@ -24,6 +26,11 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def moco_settings(**changes) -> MocoSettings:
+    values = {"crop": CROP, "version": 2, "hidden": 16, "output": 8, "queue": 4096, "negatives": "all"}
+    return MocoSettings(**{**values, "temperature": 0.2, "momentum": (0.9, 1.0), **changes})
+
+
 def make(name: str, scans: int = 20):
     encoder = initialised(TINY, 0)
     torch.manual_seed(0)
@@ -31,20 +38,24 @@ def make(name: str, scans: int = 20):
         case "byol":
             return Byol(encoder, ByolSettings(CROP, 16, 8, (0.9, 1.0)), STEPS, 4)
         case "moco":
-            return Moco(encoder, MocoSettings(CROP, 16, 8, 4096, 0.2, (0.9, 1.0)), STEPS, scans)
+            return Moco(encoder, moco_settings(), STEPS, scans)
         case "dino":
             return Dino(
                 encoder,
                 DinoSettings(CROP, Crop(8, (0.2, 0.5)), 2, 16, 8, 12, 0.1, (0.02, 0.04), 0.5, 0.9, 0.1, (0.9, 1.0)),
                 STEPS,
             )
+        case "moco_v3":
+            return MocoV3(encoder, moco_settings(version=3), STEPS, 4)
+        case "mae_feature":
+            return FeatureMae(encoder, MaeSettings(CROP, "voxel_feature", 1, 0.75, 1.0, 4))
         case _:
-            return Mae(encoder, MaeSettings(CROP, 4, 0.6, 0.5, 4))
+            return Mae(encoder, MaeSettings(CROP, "dense", 4, 0.6, 0.5, 4))
 
 
 def batch_for(method, step: int = 0, size: int = 4) -> Batch:
     views = [draw(100 * step + i, size, 4, crop.size, crop.size, crop.size) for i, crop in enumerate(method.crops)]
-    return Batch(views, torch.arange(size), list(range(size)), step)
+    return Batch(views, torch.arange(size), list(range(size)), step, torch.arange(size) % 2)
 
 
 def test_byol_loss_is_the_squared_distance_of_unit_vectors():
@@ -116,7 +127,7 @@ def test_mae_loss_by_loops_over_hidden_brain_voxels():
                 values = volumes[sample, channel][block][brain]
                 if not len(values):
                     continue
-                target = (values - values.mean()) / (values.var(correction=0) + 1e-6).sqrt()
+                target = (values - values.mean()) / (values.var(correction=1) + 1e-6).sqrt()
                 wanted = hidden[sample, channel][block][brain]
                 squares += ((painted[sample, channel][block][brain] - target)[wanted] ** 2).tolist()
         assert float(found[sample]) == pytest.approx(np.mean(squares), abs=1e-5)
@@ -138,7 +149,7 @@ def test_blocks_are_normalised_to_mean_zero_and_variance_one():
     volumes = 3 + 2 * draw(0, 1, 1, 8, 8, 8)
     blocks = block_normalised(volumes, torch.ones_like(volumes, dtype=torch.bool), 4)[0, 0, :4, 4:, :4]
     assert float(blocks.mean()) == pytest.approx(0, abs=1e-5)
-    assert float(blocks.var(correction=0)) == pytest.approx(1, abs=1e-4)
+    assert float(blocks.var(correction=1)) == pytest.approx(1, abs=1e-4)
 
 
 def test_masks_hide_the_asked_share_and_follow_their_own_seed():
@@ -151,7 +162,7 @@ def test_masks_hide_the_asked_share_and_follow_their_own_seed():
     assert (mixed.sort(dim=1).values == torch.tensor([38, 38, 38, 64])).all()
 
 
-@pytest.mark.parametrize("name", ["byol", "dino", "mae", "moco"])
+@pytest.mark.parametrize("name", ["byol", "dino", "mae", "mae_feature", "moco", "moco_v3"])
 def test_a_step_returns_one_loss_a_sample_and_teaches_the_trained_network(name):
     method = make(name).train()
     result = method.step(batch_for(method, step=5))
@@ -202,8 +213,84 @@ def test_moco_excludes_keys_of_the_same_patient():
     assert float(excluded) == pytest.approx(4 / (4 * 10))
 
 
+def test_moco_takes_negatives_of_the_own_group_if_asked():
+    """Random initial keys stay everyone's negatives."""
+    patients, groups = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])
+    keys = torch.tensor([0, 5, 6, NOBODY]), torch.tensor([0, 0, 1, NOBODY])
+    assert no_negatives(patients, groups, *keys, "all").tolist() == [[True, False, False, False]] + [[False] * 4] * 2
+    assert no_negatives(patients, groups, *keys, "group").tolist() == [
+        [True, False, True, False],
+        [True, True, False, False],
+        [True, True, False, False],
+    ]
+
+
+def test_a_group_with_one_patient_has_no_negatives_in_its_group_and_trains_on():
+    """Its keys are all of the same patient: loss 0 and no gradient, said in the history, never NaN."""
+    encoder = initialised(TINY, 0)
+    method = Moco(encoder, moco_settings(negatives="group", queue=4), STEPS, 40).train()
+    for step in range(3):
+        views = [draw(10 * step + i, 4, 4, 16, 16, 16) for i in range(2)]
+        batch = Batch(views, torch.tensor([7, 7, 1 + step, 20 + step]), [1, 2, 3, 4], step, torch.tensor([0, 0, 1, 1]))
+        result = method.step(batch)
+        result.loss.mean().backward()
+        method.after_step(step, result.carried)
+    assert result.loss[:2].tolist() == [0, 0]
+    assert (result.loss[2:] > 0).all()
+    assert float(result.diagnostics["without_negatives"]) == 0.5
+    assert float(result.diagnostics["own_group_negatives"]) == 1.0
+    assert all(torch.isfinite(value.grad).all() for value in method.parameters() if value.grad is not None)
+
+
+def test_moco_v3_by_loops_over_the_batch_in_both_directions():
+    query, keys = (torch.nn.functional.normalize(draw(i, 4, 6), dim=1) for i in range(2))
+    excluded = torch.zeros(4, 4, dtype=torch.bool)
+    excluded[0, 3] = excluded[3, 0] = True
+    found = batch_info_nce(query, keys, excluded, 0.5)
+    for i in range(4):
+        scores = [math.exp(float(query[i] @ keys[k]) / 0.5) for k in range(4) if not excluded[i, k]]
+        own = math.exp(float(query[i] @ keys[i]) / 0.5)
+        assert float(found[i]) == pytest.approx(-2 * 0.5 * math.log(own / sum(scores)), abs=1e-6)
+
+
+def test_moco_v3_masks_other_scans_of_the_same_patient_and_never_the_positive():
+    method = make("moco_v3").train()
+    batch = batch_for(method)
+    twins = Batch(batch.views, torch.tensor([0, 0, 1, 2]), batch.seeds, 0, batch.groups)
+    assert float(method.step(batch).diagnostics["excluded_negatives"]) == 0
+    assert float(method.step(twins).diagnostics["excluded_negatives"]) == pytest.approx(2 / 16)
+    alone = Batch([view[:1] for view in batch.views], torch.tensor([0]), [1], 0, torch.tensor([0]))
+    result = method.eval().step(alone)
+    assert result.loss.tolist() == [0]
+    assert float(result.diagnostics["without_negatives"]) == 1
+
+
+def test_momentum_networks_follow_buffers_too():
+    """The batch norm of the key network ends with the statistics of the network that learns."""
+    method = make("moco_v3").train()
+    result = method.step(batch_for(method))
+    method.after_step(0, result.carried)
+    online, moving = method.encoder.network.bn1, method.key_encoder.network.bn1
+    torch.testing.assert_close(moving.running_mean, online.running_mean)
+    assert moving.num_batches_tracked == online.num_batches_tracked == 2
+
+
+def test_queue_of_a_study_smaller_than_itself():
+    assert len(make("moco", scans=1).queue) == 1
+    with pytest.raises(InputError, match="queue must be at least 1"):
+        moco_settings(queue=0)
+
+
+def test_feature_mae_hides_voxels_and_predicts_the_whole():
+    method = make("mae_feature").train()
+    result = method.step(batch_for(method))
+    assert float(result.diagnostics["hidden"]) == pytest.approx(0.75, abs=1e-3)
+    result.loss.mean().backward()
+    assert method.predictor[0].weight.grad.abs().sum() > 0
+
+
 def test_crop_must_fit_blocks_and_stride():
     with pytest.raises(InputError, match=r"mae\.block"):
-        MaeSettings(CROP, 5, 0.6, 0.5, 4)
+        MaeSettings(CROP, "dense", 5, 0.6, 0.5, 4)
     with pytest.raises(InputError, match="stride 16"):
-        Mae(initialised(TINY, 0), MaeSettings(Crop(24, (0.5, 1.0)), 4, 0.6, 0.5, 4))
+        Mae(initialised(TINY, 0), MaeSettings(Crop(24, (0.5, 1.0)), "dense", 4, 0.6, 0.5, 4))

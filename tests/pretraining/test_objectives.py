@@ -25,11 +25,6 @@ from neurorad.problems import InputError
 PATIENTS = {"a": 40, "b": 20, "c": 10, "d": 5}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def settings(**changes: object) -> DroSettings:
     values = {"eta": 0.01, "floor": 0.0, "smoothing": 1.0, "adjustment": 0.0, "warmup": 0.0, "absent": "zero"}
     return DroSettings(**{**values, "allow_natural": False, **changes})

@@ -12,10 +12,46 @@ SHIPPED = RESOURCES / "presets.yaml"
 
 @pytest.mark.parametrize("method", ["byol", "dino", "mae", "moco"])
 def test_shipped_presets_are_valid(method):
-    for name, encoder in (("demo", "resnet10"), ("modern", "resnet50")):
+    encoders = {"demo": "resnet10", "demo_arms": "resnet10", "modern": "resnet50"}
+    for name, encoder in {**encoders, "paper_text": "resnet50", "paper_code": "resnet10"}.items():
         preset = read_preset(SHIPPED, name, method)
         assert preset.encoder.name == encoder
         assert set(preset.values) == {"encoder", "training", "geometry", "intensity", "dro", method}
+
+
+def flat(values: object, prefix: str = "") -> dict[str, object]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {name: value for key, part in values.items() for name, value in flat(part, f"{prefix}{key}.").items()}
+
+
+def test_the_ledger_names_every_difference_between_text_code_and_modern_and_no_other():
+    ledger = yaml.safe_load((RESOURCES / "preset_ledger.yaml").read_text())
+    presets = yaml.safe_load(SHIPPED.read_text())
+    names = ("paper_text", "paper_code", "modern")
+    values = {name: flat(presets[name]) for name in names}
+    differing = {key: {name: values[name][key] for name in names} for key in values["modern"]}
+    differing = {key: row for key, row in differing.items() if any(row[name] != row["modern"] for name in names)}
+    listed = {entry["key"]: {name: entry[name] for name in names} for entry in ledger["differences"]}
+    assert listed == differing
+    assert len(listed) == len(ledger["differences"])
+    assert all(len(entry["source"]) > 10 for entry in ledger["differences"])
+    assert all(set(entry) == {"item", "published", "here"} for entry in ledger["not_reproduced"])
+
+
+def test_the_papers_presets_say_what_the_paper_and_its_code_say():
+    text, code = (read_preset(SHIPPED, name, "moco") for name in ("paper_text", "paper_code"))
+    assert (text.encoder.name, text.training.learning_rate) == ("resnet50", 1e-5)
+    assert text.training.steps == pytest.approx(100 * 7414 / text.training.batch_size, rel=0.001)
+    assert (code.encoder.name, code.training.learning_rate, code.training.schedule) == ("resnet10", 1e-4, "constant")
+    assert (code.method.queue, code.method.temperature, code.training.sampling) == (65536, 0.07, "natural")
+
+
+def test_the_arms_differ_from_the_demo_in_the_sampler_alone():
+    presets = {name: flat(values) for name, values in yaml.safe_load(SHIPPED.read_text()).items()}
+    differing = [key for key, value in presets["demo"].items() if presets["demo_arms"][key] != value]
+    assert differing == ["training.sampling"]
 
 
 def change(tmp_path, edit):
@@ -37,6 +73,13 @@ SLIPS = {
     r"unknown keys \['simclr'\]": lambda p: p.update(simclr={}),
     r"missing keys \['dro'\]": lambda p: p.pop("dro"),
     r"batch_size at least 2": lambda p: p["training"].update(batch_size=1),
+    r"byol has crops of 16 voxels.*too few for encoder\.norm instance": lambda p: (
+        p["encoder"].update(norm="instance"),
+        p["byol"]["crop"].update(size=16),
+    ),
+    r"schedule is 'steps', not one of cosine, constant": lambda p: p["training"].update(schedule="steps"),
+    r"moco\.version is 4": lambda p: p["moco"].update(version=4),
+    r"moco\.negatives is 'none'": lambda p: p["moco"].update(negatives="none"),
     r"norm 'layer' is not one of": lambda p: p["encoder"].update(norm="layer"),
 }
 
@@ -48,7 +91,7 @@ def test_slips_are_refused(message, tmp_path):
 
 
 def test_unknown_names_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no preset 'huge'; it has demo, modern"):
+    with pytest.raises(InputError, match="no preset 'huge'; it has demo, demo_arms, modern"):
         read_preset(SHIPPED, "huge", "byol")
     with pytest.raises(InputError, match="method 'simclr'"):
         read_preset(SHIPPED, "demo", "simclr")

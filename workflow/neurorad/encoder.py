@@ -31,6 +31,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 NORMS: dict[str, Norm] = {
     "batch": nn.BatchNorm3d,
+    "sync": nn.SyncBatchNorm,
     "group": group_norm,
     "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
 }
@@ -44,7 +45,8 @@ class Architecture:
 
     name: a key of `LAYERS`. width: channels of the first stage (64 in the paper's ResNets); the stages have
     1, 2, 4 and 8 times as many. stem_stride: 1 or 2. stem_pool: max pooling of stride 2 after the stem.
-    norm: one of `NORMS`.
+    norm: one of `NORMS`; `sync` is batch norm over all GPUs of a run. presence: four more input channels, made inside
+    the encoder: 1 where the scan has the sequence, 0 where it is absent.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Architecture:
     stem_stride: int
     stem_pool: bool
     norm: str
+    presence: bool = False
 
     def __post_init__(self) -> None:
         wrong = [
@@ -81,16 +84,23 @@ class Encoder(nn.Module):
             block,
             depths,
             architecture.width,
-            len(SEQUENCES),
+            len(SEQUENCES) * (2 if architecture.presence else 1),
             architecture.stem_stride,
             architecture.stem_pool,
             NORMS[architecture.norm],
         )
         self.dimension = self.network.dimension
 
+    def with_presence(self, volumes: Tensor) -> Tensor:
+        """`[B, 4, D, H, W] -> [B, 8, D, H, W]` if the architecture has presence flags. An absent sequence is 0 throughout."""
+        if not self.architecture.presence:
+            return volumes
+        present = (volumes != 0).any(dim=(2, 3, 4), keepdim=True).to(volumes.dtype)
+        return torch.cat([volumes, present.expand_as(volumes)], dim=1)
+
     def feature_map(self, volumes: Tensor) -> Tensor:
         """`[B, 4, D, H, W] -> [B, d, D', H', W']`, with D' about D / stride."""
-        return self.network(volumes)
+        return self.network(self.with_presence(volumes))
 
     def forward(self, volumes: Tensor) -> Tensor:
         # Not AdaptiveAvgPool3d: its backward is not deterministic on CUDA.
@@ -137,7 +147,8 @@ def architecture_of(card: Mapping[str, Any]) -> Architecture:
     """Raises InputError if the card names keys that this version does not know, or lacks some."""
     values = card["architecture"]
     known = set(Architecture.__dataclass_fields__)
-    if set(values) != known:
+    # Cards from before the presence flags lack the key.
+    if set(values) | {"presence"} != known:
         raise InputError(f"encoder card: architecture has keys {sorted(values)}, this version needs {sorted(known)}")
     return Architecture(**values)
 

@@ -42,7 +42,7 @@ def probe(
     while progress.step <= PROBE_STEPS:
         seeds = sample_seeds(run, scans, progress.step, chosen)
         views = make_views(voxels.to(device), seeds, progress.method.crops, preset.geometry, intensity)
-        batch = Batch(views, scans.patient_codes.to(device), seeds, progress.step)
+        batch = Batch(views, scans.patient_codes.to(device), seeds, progress.step, groups)
         take_step(run, scans, progress, [batch], groups, scans.names, fabric)
         if device.type == "cuda":
             torch.cuda.synchronize()

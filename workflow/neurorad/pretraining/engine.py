@@ -25,7 +25,9 @@ from neurorad.pretraining.devices import OneStep, anywhere, gathered, share
 from neurorad.pretraining.dino import Dino
 from neurorad.pretraining.dro import GroupDRO, group_sums
 from neurorad.pretraining.mae import Mae
+from neurorad.pretraining.mae_feature import FeatureMae
 from neurorad.pretraining.moco import Moco
+from neurorad.pretraining.moco_v3 import MocoV3
 from neurorad.pretraining.objectives import WEIGHTED, WorstGroup, compared, group_weighting, total_loss
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.sampler import make_sampler
@@ -98,8 +100,12 @@ def build_method(run: Run, scans: int) -> nn.Module:
                 return Byol(encoder, preset.method, steps, batch_size)
             case "dino":
                 return Dino(encoder, preset.method, steps)
+            case "mae" if preset.method.masking == "voxel_feature":
+                return FeatureMae(encoder, preset.method)
             case "mae":
                 return Mae(encoder, preset.method)
+            case "moco" if preset.method.version == 3:
+                return MocoV3(encoder, preset.method, steps, batch_size)
             case "moco":
                 return Moco(encoder, preset.method, steps, scans)
             case other:
@@ -239,7 +245,9 @@ def make_batches(
                 indices, seeds = (list(values) for values in zip(*part, strict=True))
                 some = some.to(device, non_blocking=True)
                 views = make_views(some, seeds, progress.method.crops, run.preset.geometry, intensity)
-                batches.append(Batch(views, scans.patient_codes[indices].to(device), seeds, step))
+                patients = scans.patient_codes[indices].to(device)
+                own_groups = torch.tensor([scans.groups[scan] for scan in indices], device=device)
+                batches.append(Batch(views, patients, seeds, step, own_groups))
             chosen = sampler.batch(step)
             groups = torch.tensor([scans.groups[scan] for scan in chosen], device=device)
             yield batches, groups, [scans.names[scan] for scan in chosen]

@@ -1,4 +1,4 @@
-"""Masked autoencoding with a dense ResNet: hide blocks, paint them (He et al. 2022, arXiv 2111.06377)."""
+"""Masked autoencoding with a ResNet, dense or sparse: hide blocks, paint them (He et al. 2022, arXiv 2111.06377)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,30 +8,45 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurorad.encoder import Encoder, group_norm
+from neurorad.pretraining.sparse import resized, sparse_feature_map
 from neurorad.pretraining.step import Batch, StepResult
 from neurorad.pretraining.views import Crop
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
+MASKING = ("dense", "sparse", "voxel_feature")
+
 
 @dataclass(frozen=True)
 class MaeSettings:
-    """`block`: voxels along an edge of a hidden block. `masked`: fraction of blocks hidden.
-
-    `tube`: probability that all sequences hide the same blocks. `decoder_width`: channels at full resolution.
-    """
+    """`masking`: `dense` (hidden blocks are 0), `sparse` (the encoder computes on visible blocks only, `sparse.py`) or
+    `voxel_feature` (the published code's, `mae_feature.py`). `block`: voxels along an edge of a hidden block. `masked`:
+    fraction of blocks hidden. `tube`: probability that all sequences hide the same blocks. `decoder_width`: channels at
+    full resolution."""
 
     crop: Crop
+    masking: str
     block: int
     masked: float
     tube: float
     decoder_width: int
 
     def __post_init__(self) -> None:
+        if self.masking not in MASKING:
+            raise InputError(f"preset: mae.masking is {self.masking!r}, not one of {', '.join(MASKING)}")
         if self.crop.size % self.block:
             raise InputError(f"preset: mae.crop.size {self.crop.size} is no multiple of mae.block {self.block}")
         if not 0 < self.masked < 1:
             raise InputError(f"preset: mae.masked is {self.masked}, not between 0 and 1")
+        count = (self.crop.size // self.block) ** 3
+        if not 0 < round(self.masked * count) < count:
+            raise InputError(
+                f"preset: mae.masked {self.masked} of {count} blocks hides none or all; make mae.block smaller"
+            )
+        if self.masking == "sparse" and self.tube < 1:
+            raise InputError(
+                "preset: mae.masking sparse needs mae.tube 1: a position is visible in all sequences or none"
+            )
 
 
 def block_masks(seeds: Sequence[int], channels: int, blocks: int, masked: float, tube: float) -> Tensor:
@@ -61,15 +76,16 @@ def grow(blocks: Tensor, size: int) -> Tensor:
 
 
 def block_normalised(volumes: Tensor, scored: Tensor, block: int) -> Tensor:
-    """Zero mean and unit variance over the `scored` voxels of each block and sequence, 0 elsewhere.
+    """Zero mean and unit variance (n - 1, as the authors') over the `scored` voxels of each block and sequence.
 
     So a group with brighter, sharper or larger brains has no larger loss because of it.
     """
     weight = scored.float()
-    share = functional.avg_pool3d(weight, block).clamp_min(block**-3)
-    mean = functional.avg_pool3d(volumes * weight, block) / share
+    voxels = block**3
+    count = functional.avg_pool3d(weight, block) * voxels
+    mean = functional.avg_pool3d(volumes * weight, block) * voxels / count.clamp_min(1)
     centred = (volumes - grow(mean, block)) * weight
-    variance = functional.avg_pool3d(centred**2, block) / share
+    variance = functional.avg_pool3d(centred**2, block) * voxels / (count - 1).clamp_min(1)
     return centred / grow((variance + 1e-6).sqrt(), block)
 
 
@@ -116,10 +132,21 @@ class Mae(nn.Module):
             raise InputError(
                 f"preset: mae.crop.size {settings.crop.size} is no multiple of the encoder's stride {stride}"
             )
+        if settings.masking == "sparse" and settings.block % stride:
+            raise InputError(
+                f"preset: mae.block {settings.block} is no multiple of the encoder's stride {stride}, as mae.masking sparse "
+                "needs; a voxel of the last feature map must lie in one block"
+            )
+        if settings.masking == "sparse" and encoder.architecture.norm == "sync":
+            raise InputError(
+                "preset: mae.masking sparse has no batch norm over several GPUs; set encoder.norm to group"
+            )
         self.settings = settings
         self.crops = [settings.crop]
         self.encoder = encoder
         self.decoder = Decoder(encoder.dimension, stride.bit_length() - 1, settings.decoder_width, channels=4)
+        if settings.masking == "sparse":
+            self.hidden_token = nn.Parameter(torch.zeros(encoder.dimension))
 
     @property
     def exported(self) -> Encoder:
@@ -131,11 +158,23 @@ class Mae(nn.Module):
         masks = block_masks(batch.seeds, volumes.shape[1], blocks, settings.masked, settings.tube)
         hidden = grow(masks.to(volumes.device), settings.block)
         with batch.precision():
-            feature_map = self.encoder.feature_map(volumes.masked_fill(hidden, 0))
+            if settings.masking == "sparse":
+                feature_map, features = self._sparse(volumes, ~masks[:, :1].to(volumes.device))
+            else:
+                feature_map = self.encoder.feature_map(volumes.masked_fill(hidden, 0))
+                features = feature_map.mean(dim=(2, 3, 4))
             painted = self.decoder(feature_map)
         loss = mae_loss(painted.float(), volumes, hidden, settings.block)
-        features = feature_map.detach().float().mean(dim=(2, 3, 4))
-        return StepResult(loss, loss.detach(), features, diagnostics={"hidden": hidden.float().mean()})
+        diagnostics = {"hidden": hidden.float().mean()}
+        return StepResult(loss, loss.detach(), features.detach().float(), diagnostics=diagnostics)
+
+    def _sparse(self, volumes: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature map with the learned token where hidden, and the mean over the visible part, which pretends nothing."""
+        feature_map = sparse_feature_map(self.encoder, volumes, visible)
+        here = resized(visible, feature_map.shape[-1])
+        features = feature_map.sum(dim=(2, 3, 4)) / here.sum(dim=(2, 3, 4))
+        token = self.hidden_token.view(1, -1, 1, 1, 1).to(feature_map.dtype)
+        return torch.where(here, feature_map, token), features
 
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
         """Nothing follows: there is no momentum network."""

@@ -10,27 +10,52 @@ from torch.nn import functional
 from neurorad.encoder import Encoder
 from neurorad.pretraining.step import Batch, StepResult, cosine, follow, momentum_copy
 from neurorad.pretraining.views import Crop
+from neurorad.problems import InputError
 
 NOBODY = -1
-"""Patient of a queue slot that holds a random initial key."""
+"""Patient and group of a queue slot that holds a random initial key."""
+
+VERSIONS, NEGATIVES = (2, 3), ("all", "group")
 
 
 @dataclass(frozen=True)
 class MocoSettings:
-    """`queue`: keys, before the cap at half the training set. `momentum`: at the first and the last step."""
+    """`version`: 2 (queue) or 3 (`moco_v3.py`: predictor, negatives from the batch). `queue`: keys of version 2, before
+    the cap at half the training set. `negatives`: `all`, or `group`, of the own group only, as negatives from another
+    site teach the site. `momentum`: at the first and the last step."""
 
     crop: Crop
+    version: int
     hidden: int
     output: int
     queue: int
+    negatives: str
     temperature: float
     momentum: tuple[float, float]
 
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS or self.negatives not in NEGATIVES:
+            raise InputError(
+                f"preset: moco.version is {self.version!r}, not one of 2, 3, or moco.negatives is {self.negatives!r}, "
+                "not one of all, group"
+            )
+        if self.queue < 1 or self.temperature <= 0:
+            raise InputError("preset: moco.queue must be at least 1 and moco.temperature positive")
+
+
+def no_negatives(patients: Tensor, groups: Tensor, key_patients: Tensor, key_groups: Tensor, negatives: str) -> Tensor:
+    """`[B, K]` bool, from `[B]` and `[K]` codes: keys of the same patient, and with `group` those of other groups."""
+    excluded = patients[:, None] == key_patients[None, :]
+    if negatives == "group":
+        # Random initial keys belong to nobody and are everyone's negatives until the queue is full.
+        excluded = excluded | ((groups[:, None] != key_groups[None, :]) & (key_groups != NOBODY)[None, :])
+    return excluded
+
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, excluded: Tensor, temperature: float) -> Tensor:
-    """`[B, k], [B, k], [K, k], [B, K] -> [B]`: cross-entropy of the own key against the queue.
+    """`[B, k], [B, k], [K, k], [B, K] -> [B]`: cross-entropy of the own key against the queue (equation 1 of MoCo).
 
-    All rows have unit length. Pairs marked in `excluded` (same patient) are no negatives.
+    All rows have unit length. Pairs marked in `excluded` are no negatives; a sample without any has loss 0.
     """
     positive = (query * key).sum(dim=1, keepdim=True)
     negative = (query @ queue.T).masked_fill(excluded, -torch.inf)
@@ -57,6 +82,7 @@ class Moco(nn.Module):
         size = max(1, min(settings.queue, scans // 2))
         self.register_buffer("queue", functional.normalize(torch.randn(size, settings.output), dim=1))
         self.register_buffer("queue_patients", torch.full((size,), NOBODY))
+        self.register_buffer("queue_groups", torch.full((size,), NOBODY))
         self.register_buffer("oldest", torch.tensor(0))
 
     @property
@@ -74,26 +100,31 @@ class Moco(nn.Module):
             with torch.no_grad():
                 key = self.key_projector(self.key_encoder(key_view))
         query, key = functional.normalize(query.float(), dim=1), functional.normalize(key.float(), dim=1)
-        same_patient = batch.patients[:, None] == self.queue_patients[None, :]
-        loss = info_nce(query, key, self.queue, same_patient, self.settings.temperature)
+        keys = self.queue_patients, self.queue_groups
+        excluded = no_negatives(batch.patients, batch.groups, *keys, self.settings.negatives)
+        own_group = (batch.groups[:, None] == self.queue_groups[None, :]) & ~excluded
+        loss = info_nce(query, key, self.queue, excluded, self.settings.temperature)
         diagnostics = {
             "momentum": self.momentum(batch.step),
-            "excluded_negatives": same_patient.float().mean(),
+            "excluded_negatives": excluded.float().mean(),
+            "own_group_negatives": own_group.sum() / (~excluded).sum().clamp_min(1),
+            "without_negatives": excluded.all(dim=1).float().mean(),
             "queue_filled": (self.queue_patients != NOBODY).float().mean(),
         }
-        carried = {"keys": key, "patients": batch.patients}
+        carried = {"keys": key, "patients": batch.patients, "groups": batch.groups}
         return StepResult(loss, loss.detach(), features.detach().float(), carried, diagnostics)
 
     @torch.no_grad()
-    def _enqueue(self, keys: Tensor, patients: Tensor) -> None:
+    def _enqueue(self, keys: Tensor, patients: Tensor, groups: Tensor) -> None:
         size = len(self.queue)
-        keys, patients = keys[-size:], patients[-size:]
+        keys, patients, groups = keys[-size:], patients[-size:], groups[-size:]
         slots = (self.oldest + torch.arange(len(keys), device=keys.device)) % size
         self.queue[slots] = keys
         self.queue_patients[slots] = patients
+        self.queue_groups[slots] = groups
         self.oldest.copy_((self.oldest + len(keys)) % size)
 
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
-        self._enqueue(carried["keys"], carried["patients"])
+        self._enqueue(carried["keys"], carried["patients"], carried["groups"])
         follow(self.key_encoder, self.encoder, self.momentum(step))
         follow(self.key_projector, self.projector, self.momentum(step))

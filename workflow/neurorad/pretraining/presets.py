@@ -13,7 +13,7 @@ from neurorad.pretraining.dino import DinoSettings
 from neurorad.pretraining.dro import DroSettings
 from neurorad.pretraining.mae import MaeSettings
 from neurorad.pretraining.moco import MocoSettings
-from neurorad.pretraining.views import Geometry, Intensity
+from neurorad.pretraining.views import Crop, Geometry, Intensity
 from neurorad.problems import InputError
 
 METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSettings, "moco": MocoSettings}
@@ -90,6 +90,12 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
     # Every method's section is parsed, so that a slip in one is found by the first run and not by the last.
     parsed = {key: _parse(kind, presets[name][key], f"{where}: {key}") for key, kind in sections.items()}
     common = {key: parsed[key] for key in ("encoder", "training", "geometry", "intensity", "dro")}
+    sizes = [value.size for value in vars(parsed[method]).values() if isinstance(value, Crop)]
+    if parsed["encoder"].norm == "instance" and min(sizes) <= parsed["encoder"].stride:
+        raise InputError(
+            f"{where}: {method} has crops of {min(sizes)} voxels, of which the encoder (stride {parsed['encoder'].stride}) "
+            "leaves one, too few for encoder.norm instance; set it to group"
+        )
     values = {key: presets[name][key] for key in (*common, method)}
     return Preset(name=name, **common, method=parsed[method], values=values)
 

@@ -14,13 +14,14 @@ from neurorad.encoder import group_norm
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one step. `views`: one `[B, 4, s, s, s]` tensor per crop of the method, `patients`: `[B]` codes,
-    `seeds`: B integers that depend on (seed, step, scan) alone, `step`: from 0."""
+    """The samples of one step. `views`: one `[B, 4, s, s, s]` tensor per crop of the method, `patients` and
+    `groups`: `[B]` codes, `seeds`: B integers that depend on (seed, step, scan) alone, `step`: from 0."""
 
     views: Sequence[Tensor]
     patients: Tensor
     seeds: Sequence[int]
     step: int
+    groups: Tensor
 
     def precision(self) -> torch.autocast:
         """bfloat16 on CUDA, float32 elsewhere; for networks only, losses are computed outside of it in float32."""

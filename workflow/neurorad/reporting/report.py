@@ -26,7 +26,12 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("fig1_flow", "fig2d_cohorts"),
         ("supplementary_1_cohorts", "supplementary_2_labels", "supplementary_3_decisions"),
     ),
-    ("How the encoders were trained", "Each method with and without Group-DRO.", ("fig2_training",), ()),
+    (
+        "How the encoders were trained",
+        "Each method with and without Group-DRO.",
+        ("fig2_training",),
+        ("supplementary_4_presets",),
+    ),
     (
         "Molecular markers",
         "Linear probes on frozen embeddings.",

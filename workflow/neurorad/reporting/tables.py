@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
+import yaml
 
+from neurorad import RESOURCES
 from neurorad.problems import InputError
 from neurorad.reporting.cohort_figures import OS, decided_endpoints, label_counts, label_status
 from neurorad.reporting.flow import scan_flow
@@ -32,6 +34,8 @@ PAPER_TEST = {
 
 PAPER_LABELS = {"ki67": "scored by AUC, cut-off not given", "tp53": "binary and continuous, cut-off not given"}
 """What the paper says of a label. How many patients of it have one is not known here, so no number stands beside ours."""
+
+PRESETS = ("paper_text", "paper_code", "modern")
 
 
 FLAT_FIELD = 0.17
@@ -102,6 +106,16 @@ def decision_table(tables: Tables) -> pd.DataFrame:
     return tables.decisions.sort_values(order, kind="stable", ignore_index=True)
 
 
+def preset_table(tables: Tables) -> pd.DataFrame:
+    """Where the presets that follow the paper's text, its code and best practice differ, and what none reproduces."""
+    ledger = yaml.safe_load((RESOURCES / "preset_ledger.yaml").read_text(encoding="utf-8"))
+    rows = [{name: str(value) for name, value in entry.items()} for entry in ledger["differences"]]
+    for entry in ledger["not_reproduced"]:
+        source = f"published: {entry['published']}"
+        rows.append({"key": entry["item"], **dict.fromkeys(PRESETS, entry["here"]), "source": source})
+    return pd.DataFrame(rows, columns=["key", *PRESETS, "source"])
+
+
 def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
     """Every row of one evaluation table, in an order that does not depend on the order of the files."""
 
@@ -124,6 +138,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "supplementary_1_cohorts": (cohort_table, ("scans", "volumes", "excluded", "manifest")),
     "supplementary_2_labels": (label_table, ("patients", "scans", "decisions")),
     "supplementary_3_decisions": (decision_table, ("decisions",)),
+    "supplementary_4_presets": (preset_table, ()),
     "probe": (_sorted("probe"), ("probe",)),
     "survival": (_sorted("survival"), ("survival",)),
     "invariance": (_sorted("invariance"), ("invariance",)),
