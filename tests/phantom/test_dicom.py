@@ -9,10 +9,11 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from neurorad.imaging.dicom import convert, identify, read_series
+from neurorad.imaging.dicom import convert, identify, read_series, refusal
 from neurorad.imaging.scan import ScanError, detected_state, read_image
 from neurorad.phantom.dicom import Series, sequence_elements, uid, write_series
 from neurorad.phantom.grids import native_grid
+from neurorad.phantom.releases import REPEAT, is_repeated
 from neurorad.phantom.render import protocol_of, scanner_grid, scanner_of
 from neurorad.volumes import SEQUENCES
 
@@ -87,23 +88,46 @@ def test_the_reader_tells_the_four_series_of_every_scanner_apart(tmp_path, shipp
     assert {name: int(found.number) for name, found in identify(read_series(tmp_path)).items()} == NUMBERS
 
 
+def wanted(scan):
+    numbers = NUMBERS | ({"t2w": REPEAT} if is_repeated(scan) else {})
+    return {name: number for name, number in numbers.items() if name != scan["missing"]}
+
+
 def test_each_session_of_the_rendered_site_is_identified(sessions):
     for scan, folder in sessions:
         series = read_series(folder)
+        decoys = {1, 5, 7, 8} | ({NUMBERS["t2w"]} if is_repeated(scan) else set())
+        assert {int(one.number) for one in series} == decoys | set(wanted(scan).values())
         if scan["missing"]:
             with pytest.raises(ScanError, match=f"missing sequence {scan['missing']}"):
                 identify(series)
-            assert len(series) == 5
-        else:
-            assert {name: int(found.number) for name, found in identify(series).items()} == NUMBERS
-            assert [int(one.number) for one in series] == [1, 2, 3, 4, 5, 6]
+        found = identify(series, may_lack=True)
+        assert {name: int(one.number) for name, one in found.items()} == wanted(scan)
     assert [scan["missing"] for scan, _ in sessions].count("t2f") == 1
+    assert 0 < sum(is_repeated(scan) for scan, _ in sessions) < len(sessions)
+
+
+def test_every_decoy_is_refused_for_its_reason_even_without_a_name(sessions):
+    reasons = {1: "3 slices", 5: "images at", 7: "derived image", 8: "images at"}
+    for scan, folder in sessions:
+        nameless = [replace(one, description="") for one in read_series(folder)]
+        refused = {int(one.number): refusal(one) for one in nameless if refusal(one)}
+        assert set(refused) == set(reasons)
+        for number, reason in reasons.items():
+            assert reason in refused[number], (number, refused[number])
+        if any(one.contrast for one in nameless if one.number == NUMBERS["t1c"]):
+            found = identify(nameless, may_lack=True)
+            assert {name: int(one.number) for name, one in found.items()} == wanted(scan)
+        else:
+            with pytest.raises(ScanError, match="t1c"):
+                identify(nameless, may_lack=True)
 
 
 def test_a_converted_series_has_the_prescribed_grid_and_the_skull(sessions, study, tmp_path):
     scan, folder = sessions[0]
     for name, series in identify(read_series(folder)).items():
         image = read_image(convert(series, tmp_path, name), name)
+        assert int(series.number) == wanted(scan)[name]
         grid = scanner_grid(study, scan, name)
         expected = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(grid.shape, np.int16), grid.affine))
         assert image.voxels.shape == expected.shape

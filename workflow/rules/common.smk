@@ -90,6 +90,8 @@ def listing(wildcards):
 def inventory_flags(wildcards):
     block = COHORTS[wildcards.cohort]
     flags = {key: block[key] for key in ("release", "images", "pattern", "state") if key in block}
+    if config["imaging"].get("missing_sequence") == "zero":
+        flags["missing"] = "zero"
     if "sequences" in block:
         flags["sequences"] = canonical(block["sequences"])
     return " ".join(f"--{key} {shlex.quote(value)}" for key, value in flags.items())
@@ -147,6 +149,14 @@ def group_flags(wildcards, input):
 
 def shards(cohort):
     return COHORTS[cohort].get("shards", 1)
+
+
+def series_table(wildcards):
+    return COHORTS[wildcards.cohort].get("series", [])
+
+
+def series_flag(wildcards, input):
+    return f"--series {shlex.quote(str(input.series))}" if input.series else ""
 
 
 def inventory_of(wildcards):

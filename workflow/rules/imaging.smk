@@ -5,6 +5,7 @@ rule volumes:
     input:
         from_phantom,
         scans=inventory_of,
+        series=series_table,
     output:
         "results/volumes/{cohort}/shards/{shard}.tsv",
     log:
@@ -21,9 +22,10 @@ rule volumes:
         rows=shard_rows,
         folder=lambda wildcards, output: str(Path(output[0]).parents[1]),
         code=code_of("imaging.commands:run_volumes"),
+        series=series_flag,
     shell:
         "neurorad volumes --scans {input.scans:q} --settings {params.settings:q} --shard {wildcards.shard}"
-        " --shards {params.shards} --folder {params.folder:q} --threads {threads} --out {output:q}"
+        " --shards {params.shards} {params.series} --folder {params.folder:q} --threads {threads} --out {output:q}"
         " 2> >(tee {log:q} >&2)"
 
 

@@ -33,6 +33,9 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     inventory.add_argument(
         "--state", choices=["stripped", "defaced", "skull"], help="generic, bids, cuimc: state of the images"
     )
+    inventory.add_argument(
+        "--missing", choices=["exclude", "zero"], default="exclude", help="zero: a scan may lack t1n, t2w or t2f"
+    )
     inventory.add_argument("--out", required=True, type=Path, help="scans.tsv")
     inventory.add_argument("--unknown", type=Path, help="list of files that no rule explains")
 
@@ -104,7 +107,7 @@ def run_inventory(args: argparse.Namespace) -> None:
     from neurorad.cohorts.releases import release_of
 
     release = release_of({**vars(args), "sequences": json.loads(args.sequences)}, args.cohort)
-    scans, unknown = list_scans(args.cohort, args.images, release)
+    scans, unknown = list_scans(args.cohort, args.images, release, args.missing == "zero")
     write_table(args.out, scans)
     if args.unknown:
         write_text(args.unknown, "".join(f"{path}\n" for path in unknown))

@@ -86,8 +86,11 @@ def pseudonym(cohort: str, identifier: str) -> str:
     return hashlib.sha256(f"{cohort}/{identifier}".encode()).hexdigest()[:10]
 
 
-def list_scans(cohort: str, folder: Path, release: Release) -> tuple[pd.DataFrame, list[str]]:
+def list_scans(cohort: str, folder: Path, release: Release, may_lack: bool = False) -> tuple[pd.DataFrame, list[str]]:
     """Scans of one cohort, one row each, and the files that no rule of the release explains.
+
+    Args:
+        may_lack: a scan without t1n, t2w or t2f is usable; t1c it needs, which the others are aligned to.
 
     Returns:
         A table with `SCAN_COLUMNS` sorted by scan. Paths are `folder`-prefixed. `state` is what the release documents
@@ -108,7 +111,11 @@ def list_scans(cohort: str, folder: Path, release: Release) -> tuple[pd.DataFram
             + (f"{len(unknown)} other files{_first(unknown, release)}" if unknown else "no file")
             + "; mend `release:`, `images:` or `pattern:`"
         )
-    rows = [_scan_row(cohort, folder, release, *key, files) for key, files in found.items() if set(files) != {"tumour"}]
+    rows = [
+        _scan_row(cohort, folder, release, *key, files, may_lack)
+        for key, files in found.items()
+        if set(files) != {"tumour"}
+    ]
     return pd.DataFrame(rows, columns=list(SCAN_COLUMNS)).sort_values("scan", ignore_index=True), unknown
 
 
@@ -157,8 +164,10 @@ def _key(match: re.Match[str], release: Release) -> tuple[str, str]:
     return release.renamed.get(patient, (patient, session))
 
 
-def _scan_row(cohort: str, folder: Path, release: Release, patient: str, session: str, files: Files) -> dict[str, str]:
-    grid, problem = _inspect(folder, files, release)
+def _scan_row(
+    cohort: str, folder: Path, release: Release, patient: str, session: str, files: Files, may_lack: bool
+) -> dict[str, str]:
+    grid, problem = _inspect(folder, files, release, may_lack)
     stem = patient
     if release.private:
         patient, session = pseudonym(cohort, patient), pseudonym(cohort, session) if session else ""
@@ -178,7 +187,7 @@ def _scan_row(cohort: str, folder: Path, release: Release, patient: str, session
     }
 
 
-def _inspect(folder: Path, files: Files, release: Release) -> tuple[str, str]:
+def _inspect(folder: Path, files: Files, release: Release, may_lack: bool) -> tuple[str, str]:
     """Grid of the scan and the first thing wrong with its files."""
     if "dicom" in files:
         return "", "both DICOM and NIfTI files in the session's folder" if len(files) > 1 else ""
@@ -188,10 +197,11 @@ def _inspect(folder: Path, files: Files, release: Release) -> tuple[str, str]:
             kind = "the tumour mask" if name == "tumour" else f"sequence {name}"
             return "", f"{len(paths)} files for {kind}: {where}"
     missing = [name for name in SEQUENCES if name not in files]
-    if missing:
+    if missing and (not may_lack or "t1c" in missing):
         return "", f"missing sequence {', '.join(missing)}"
     geometries = []
-    for name in SEQUENCES:
+    present = [name for name in SEQUENCES if name in files]
+    for name in present:
         try:
             geometries.append(read_geometry(folder / files[name][0]))
         except NiftiError as problem:
@@ -200,7 +210,7 @@ def _inspect(folder: Path, files: Files, release: Release) -> tuple[str, str]:
     if release.grids and grid not in release.grids:
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, geometry.shape))} at {' x '.join(f'{s:.3g}' for s in geometry.spacing)} mm"
-            for name, geometry in zip(SEQUENCES, geometries, strict=True)
+            for name, geometry in zip(present, geometries, strict=True)
         )
         return grid, f"declared grid {' or '.join(release.grids)}, but detected {grid} ({shapes})"
     return grid, ""

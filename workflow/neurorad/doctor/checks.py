@@ -52,17 +52,15 @@ def check_installation() -> list[Finding]:
 
 def check_weights(config: dict[str, Any]) -> list[Finding]:
     """Every weight file that the config needs; nothing is downloaded in a job."""
-    from neurorad.imaging.brain import check_weights as check_hd_bet
+    from neurorad.imaging.brain import check_method, methods
 
-    method = config["imaging"]["brain_mask"]
+    settings = config["imaging"]["brain_mask"]
     findings = []
-    if method["method"] == "deepbet":
-        findings.append((OK, "brain mask: deepbet, weights inside its package"))
-    else:
+    for method in methods(settings):
         try:
-            findings.append((OK, f"brain mask: hd-bet, {check_hd_bet(method)}, sha256 as configured"))
+            findings.append((OK, f"brain mask: {check_method(method, settings)}"))
         except InputError as problem:
-            findings.append((PROBLEM, f"brain mask: {problem}"))
+            findings.append((PROBLEM, str(problem) if "brain mask" in str(problem) else f"brain mask: {problem}"))
     frozen = config["pretraining"].get("freeze")
     if frozen:
         names = encoder_names(config["pretraining"])

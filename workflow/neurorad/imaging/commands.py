@@ -35,6 +35,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     volumes.add_argument("--shard", type=int, default=0)
     volumes.add_argument("--shards", type=int, default=1)
     volumes.add_argument("--out", required=True, type=Path, help="index of this shard, one row a scan")
+    volumes.add_argument("--series", type=Path, help="your own choice of DICOM series: TSV with scan, sequence, series")
     volumes.add_argument("--threads", type=int, default=1)
     volumes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     volumes.set_defaults(run=run_volumes)
@@ -84,10 +85,11 @@ def run_volumes(args: argparse.Namespace) -> None:
     settings = json.loads(args.settings)
     scans = read_table(args.scans, text=("patient", "session", "scan", "tumour_labels", "cavity_labels")).fillna("")
     mine = [r for r in scans.to_dict("records") if not r["problem"] and shard_of(r["scan"], args.shards) == args.shard]
-    atlas = Atlas.load(settings["spacing"], tuple(settings["shape"]))
+    chosen = read_choices(args.series, set(scans["scan"])) if args.series else {}
+    atlas = Atlas.load(settings["spacing"], tuple(settings["shape"]), settings.get("atlas"))
     rows = []
     for position, scan in enumerate(mine, start=1):
-        row = _standardise(scan, settings, atlas, args.folder, args.threads, device)
+        row = _standardise(scan, chosen.get(scan["scan"], {}), settings, atlas, args.folder, args.threads, device)
         rows.append(row)
         print(
             f"{scan['cohort']} {position}/{len(mine)} {scan['scan']}: {row['reason'] or row['status']}", file=sys.stderr
@@ -96,8 +98,41 @@ def run_volumes(args: argparse.Namespace) -> None:
     write_table(args.out, table.sort_values("scan", ignore_index=True))
 
 
+def read_choices(path: Path, scans: set[str]) -> dict[str, dict[str, str]]:
+    """The user's choice of DICOM series: scan -> sequence -> number or UID of a series, from a TSV.
+
+    Raises:
+        InputError: unreadable, other columns, an unknown scan or sequence, or two choices for one.
+    """
+    try:
+        table = read_table(path, text=("scan", "sequence", "series")).fillna("")
+    except (OSError, ValueError, UnicodeDecodeError) as problem:
+        raise InputError(f"series table {path}: cannot be read ({problem})") from problem
+    if sorted(table.columns) != ["scan", "sequence", "series"]:
+        raise InputError(
+            f"series table {path}: needs the columns scan, sequence, series; has {', '.join(table.columns)}"
+        )
+    chosen: dict[str, dict[str, str]] = {}
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        where = f"series table {path}, line {line}"
+        if row["scan"] not in scans:
+            raise InputError(f"{where}: scan {row['scan']!r} is none of the cohort's; take the name from excluded.tsv")
+        if row["sequence"] not in SEQUENCES:
+            raise InputError(f"{where}: sequence {row['sequence']!r} is none of {', '.join(SEQUENCES)}")
+        if not row["series"] or row["sequence"] in chosen.setdefault(row["scan"], {}):
+            raise InputError(f"{where}: {row['scan']} {row['sequence']} needs one series, by its number or UID")
+        chosen[row["scan"]][row["sequence"]] = row["series"]
+    return chosen
+
+
 def _standardise(
-    scan: dict[str, str], settings: dict[str, Any], atlas: Any, folder: Path, threads: int, device: str
+    scan: dict[str, str],
+    chosen: dict[str, str],
+    settings: dict[str, Any],
+    atlas: Any,
+    folder: Path,
+    threads: int,
+    device: str,
 ) -> dict[str, Any]:
     """Index row of one scan; its volume, card and tumour mask are written beside each other, the volume last."""
     from neurorad.imaging.scan import ScanError
@@ -106,12 +141,12 @@ def _standardise(
     row: dict[str, Any] = {name: scan[name] for name in ("cohort", "scan", "patient", "session")}
     path = folder / f"{scan['scan']}.b2nd"
     sources = _source_digests(scan)
-    made_from = {"sources": sources, "settings": settings, "code": code_digest()}
+    made_from = {"sources": sources, "series": chosen, "settings": _without_paths(settings), "code": code_digest()}
     try:
         card = _finished(path, made_from)
         if card is None:
             with tempfile.TemporaryDirectory() as scratch:
-                files, tumour = _images(scan, Path(scratch))
+                files, tumour = _images(scan, chosen, settings, Path(scratch))
                 declared = tuple(scan["state"].split(" or "))
                 volume = make_volume(files, tumour, declared, settings, atlas, Path(scratch), threads, device)
             for suffix, content in volume.pictures.items():
@@ -126,6 +161,8 @@ def _standardise(
                 "made_from": made_from,
                 "preprocessing": contract(settings),
                 "state": volume.state,
+                "present": list(volume.present),
+                "brain_mask": volume.brain,
                 "quality": volume.quality,
                 "transforms": volume.transforms,
                 "tools": {name: version(name) for name in ("antspyx", "deepbet", "dcm2niix", "HD-BET", "nibabel")},
@@ -136,6 +173,15 @@ def _standardise(
         return {**row, "state": "", "volume": "", "sha256": "", "status": "excluded", "reason": str(problem)}
     row |= {"state": card["state"], "volume": str(path), "sha256": card["sha256"], "status": "ok", "reason": ""}
     return {**row, **card["quality"]}
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by content: an atlas and weights are what their sha256 says, wherever they lie."""
+    kept = dict(settings)
+    for block, path in (("atlas", "file"), ("brain_mask", "weights")):
+        if block in kept:
+            kept[block] = {key: value for key, value in kept[block].items() if key != path}
+    return kept
 
 
 def _finished(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
@@ -160,18 +206,19 @@ def _source_digests(scan: dict[str, str]) -> dict[str, str]:
         for path in sorted(p for p in Path(scan["dicom"]).rglob("*") if p.is_file() and not p.name.startswith(".")):
             digest.update(sha256(path).encode())
         return {"dicom": digest.hexdigest()}
-    names = [*SEQUENCES, *(["tumour"] if scan["tumour"] else [])]
-    return {name: sha256(scan[name]) for name in names}
+    return {name: sha256(scan[name]) for name in (*SEQUENCES, "tumour") if scan[name]}
 
 
-def _images(scan: dict[str, str], scratch: Path) -> tuple[dict[str, Path], Any]:
-    """The four sequences' NIfTI files, and the tumour's `Image` where the release ships a mask."""
+def _images(
+    scan: dict[str, str], chosen: dict[str, str], settings: dict[str, Any], scratch: Path
+) -> tuple[dict[str, Path], Any]:
+    """The sequences' NIfTI files, as far as there are, and the tumour's `Image` where the release ships a mask."""
     if scan["dicom"]:
         from neurorad.imaging.dicom import convert, identify, read_series
 
-        chosen = identify(read_series(Path(scan["dicom"])))
-        return {name: convert(series, scratch, name) for name, series in chosen.items()}, None
-    files = {name: Path(scan[name]) for name in SEQUENCES}
+        found = identify(read_series(Path(scan["dicom"])), chosen, settings.get("missing_sequence") == "zero")
+        return {name: convert(series, scratch, name) for name, series in found.items()}, None
+    files = {name: Path(scan[name]) for name in SEQUENCES if scan[name]}
     if not scan["tumour"]:
         return files, None
     from neurorad.imaging.scan import read_mask

@@ -55,11 +55,16 @@ def n4(image: Image, mask: np.ndarray | None = None) -> Image:
     return Image(corrected.numpy(), image.affine)
 
 
-def align(fixed: Image, moving: Image, scratch: Path, kind: str = "Rigid") -> np.ndarray:
+def align(
+    fixed: Image, moving: Image, scratch: Path, kind: str = "Rigid", inside: np.ndarray | None = None
+) -> np.ndarray:
     """Transform that brings `moving` onto `fixed`, by Mattes mutual information.
 
     Args:
         kind: `Rigid` (6 parameters) or `Similarity` (7: one scale for all axes).
+        inside: boolean mask on the grid of `fixed` of what counts: jaw, neck and fields of view that end elsewhere do
+            not move with the brain. On a raw patient with slices of 5.5 mm the mutual information of T2 with T1c inside
+            the brain was 0.36 with the brain's mask and 0.12 without, 14 degrees off.
 
     Returns:
         [4, 4] matrix from fixed RAS mm to moving RAS mm (the direction in which images are resampled).
@@ -67,6 +72,7 @@ def align(fixed: Image, moving: Image, scratch: Path, kind: str = "Rigid") -> np
     Raises:
         ScanError: ANTs did not converge to a usable transform.
     """
+    only = {} if inside is None else {"mask": to_ants(Image(inside.astype(np.float32), fixed.affine))}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         try:
             result = ants.registration(
@@ -81,6 +87,7 @@ def align(fixed: Image, moving: Image, scratch: Path, kind: str = "Rigid") -> np
                 # A tenth of the voxels: the planted motions came out as near (0.05 to 0.33 mm) as with ANTs' own fifth.
                 aff_random_sampling_rate=0.1,
                 outprefix=str(Path(folder) / "align-"),
+                **only,
             )
         except (RuntimeError, ValueError) as problem:
             raise ScanError(f"registration failed ({str(problem).splitlines()[0][:80]})") from problem
@@ -136,6 +143,27 @@ def resample(image: Image, onto: Image, transform: np.ndarray, nearest: bool = F
         voxels, to_voxels[:3, :3], to_voxels[:3, 3], output_shape=onto.voxels.shape, order=0 if nearest else 1
     )
     return Image(moved.astype(np.float32), onto.affine)
+
+
+def resample_mask(mask: np.ndarray, image: Image, onto: Image, transform: np.ndarray) -> np.ndarray:
+    """Boolean mask of `image`'s grid on the grid of `onto`, by linear interpolation of the signed distance to its edge.
+
+    Shape-based interpolation (Raya and Udupa 1990, doi 10.1109/42.52980): between slices 5 mm apart the outline
+    changes gradually, where nearest neighbour makes stairs.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    inside = np.argwhere(mask)
+    if not len(inside):
+        return np.zeros(onto.voxels.shape, bool)
+    # Beyond two voxels of the mask it is surely outside.
+    low, high = inside.min(axis=0) - 2, inside.max(axis=0) + 3
+    padded = np.pad(mask, 2)[tuple(slice(a + 2, b + 2) for a, b in zip(low, high, strict=True))]
+    spacing = image.spacing
+    distance = distance_transform_edt(padded, sampling=spacing) - distance_transform_edt(~padded, sampling=spacing)
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ low
+    return resample(Image(distance.astype(np.float32), affine), onto, transform).voxels > 0
 
 
 def motion(transform: np.ndarray) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """From one scan's images to one volume: only the steps that its state still needs, and one interpolation.
 
-Order (as the BraTS reference pipeline, CaPTk issue 1045, with the brain found before the atlas): read and reorient;
-an N4-corrected copy drives the registration of native sequences to t1c; brain mask on t1c unless the scan is already
-stripped; brain to atlas; every original sequence resampled once onto the store's grid; N4 inside the brain; z-score
+Order (as the BraTS reference pipeline, CaPTk issue 1045, with the brain found first, so that jaw and neck cannot pull
+at a registration): read and reorient; brain mask on t1c unless the scan is already stripped; brain to atlas; an
+N4-corrected copy drives the registration of native sequences to t1c, inside the brain; every original sequence resampled once onto the store's grid; N4 inside the brain; z-score
 inside the brain with background exactly 0.
 """
 
@@ -12,16 +12,28 @@ from typing import Any
 
 import nilearn
 import numpy as np
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_dilation, binary_fill_holes
 
+from neurorad.files import sha256
 from neurorad.imaging import quality as numbers
-from neurorad.imaging.brain import brain_mask, check_volume
+from neurorad.imaging.brain import brain_mask, check_volume, methods
+from neurorad.imaging.contrast import Landmarks, check_contrasts, contrasts
 from neurorad.imaging.pictures import sheet
-from neurorad.imaging.registration import align, grid, motion, n4, resample, without_scale, working_copy
-from neurorad.imaging.scan import Image, ScanError, read_image, same_grid, scan_state
+from neurorad.imaging.registration import (
+    align,
+    grid,
+    motion,
+    n4,
+    resample,
+    resample_mask,
+    without_scale,
+    working_copy,
+)
+from neurorad.imaging.scan import Image, ScanError, detected_state, read_image, same_grid, scan_state
+from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
-ATLAS = Path(nilearn.__file__).parent / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+MNI152 = Path(nilearn.__file__).parent / "datasets" / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 MIN_ATLAS_DICE = 0.75
 COMPARED_MM = 3.0
 """Similarity is measured on points this far apart: some 50,000 in a brain."""
@@ -31,27 +43,60 @@ MAX_SIGMA = 30.0
 
 @dataclass(frozen=True)
 class Atlas:
-    """MNI152 (ICBM 2009a symmetric, brain only; from nilearn's wheel): for alignment, and on the store's grid."""
+    """A T1-weighted brain: `template` for alignment, `target` on the store's grid, `landmarks` on the template's."""
 
     template: Image
     target: Image
+    landmarks: Landmarks
 
     @classmethod
-    def load(cls, spacing: float, shape: tuple[int, int, int]) -> "Atlas":
-        brain = read_image(ATLAS, "atlas")
+    def load(cls, spacing: float, shape: tuple[int, int, int], source: dict[str, str] | None = None) -> "Atlas":
+        """The user's atlas, or MNI152 (ICBM 2009a symmetric, brain only; from nilearn's wheel) without `source`.
+
+        Where `spacing` and `shape` are those of the atlas itself, its own grid is the store's: volumes then overlay
+        voxel by voxel on what others put on that atlas. Otherwise the store's grid has the atlas' brain in its middle.
+
+        Args:
+            source: `file`, a T1-weighted brain without skull, and its `sha256`.
+
+        Raises:
+            InputError: the file is missing, unreadable, another one than the sha256 says, or shows a skull.
+        """
+        brain = _own_atlas(source) if source else read_image(MNI152, "atlas")
+        template = working_copy(brain)
+        if brain.voxels.shape == tuple(shape) and np.allclose(brain.spacing, spacing, atol=1e-3):
+            return cls(template, brain, Landmarks.of(template))
         inside = np.argwhere(brain.voxels > 0)
         centre = brain.affine[:3, :3] @ ((inside.min(axis=0) + inside.max(axis=0)) / 2) + brain.affine[:3, 3]
-        return cls(working_copy(brain), resample(brain, grid(spacing, shape, centre), np.eye(4)))
+        return cls(template, resample(brain, grid(spacing, shape, centre), np.eye(4)), Landmarks.of(template))
+
+
+def _own_atlas(source: dict[str, str]) -> Image:
+    path = Path(source["file"])
+    if not path.is_file():
+        raise InputError(f"atlas {path}: no such file; mend `imaging: {{atlas: {{file: ...}}}}`")
+    if (found := sha256(path)) != source["sha256"]:
+        raise InputError(f"atlas {path}: has sha256 {found}, the config says {source['sha256']}")
+    try:
+        brain = read_image(path, "atlas")
+    except ScanError as problem:
+        raise InputError(f"{problem}; {path} is no atlas") from problem
+    if detected_state(brain) != "stripped":
+        raise InputError(f"atlas {path}: shows more than a brain; give the atlas without its skull")
+    return brain
 
 
 @dataclass(frozen=True)
 class Volume:
     """`voxels` [4, D, H, W] float32, `tumour` uint8 [D, H, W] or None, `state` of the scan's images as it was detected,
-    the numbers of its QC, and its `pictures` (suffix of the file -> bytes)."""
+    `present` the sequences that it has (the channels of others are 0), `brain` how its mask was made, the numbers of its
+    QC, and its `pictures` (suffix of the file -> bytes)."""
 
     voxels: np.ndarray
     tumour: np.ndarray | None
     state: str
+    present: tuple[str, ...]
+    brain: dict[str, Any]
     quality: dict[str, float]
     transforms: dict[str, list[list[float]]]
     pictures: dict[str, bytes]
@@ -64,9 +109,12 @@ def contract(settings: dict[str, Any]) -> dict[str, Any]:
         "axes": "RAS",
         "spacing_mm": float(settings["spacing"]),
         "shape": list(settings["shape"]),
-        "atlas": "MNI152 ICBM 2009a symmetric, rigid",
+        "atlas": f"sha256 {settings['atlas']['sha256']}, rigid"
+        if "atlas" in settings
+        else "MNI152 ICBM 2009a symmetric, rigid",
         "n4": bool(settings["n4"]),
         "normalisation": "z-score inside the brain, background 0",
+        "missing_sequence": settings.get("missing_sequence", "exclude"),
     }
 
 
@@ -83,68 +131,135 @@ def make_volume(
     """Standardise one scan.
 
     Args:
-        files: sequence -> NIfTI file, all four.
+        files: sequence -> NIfTI file. t1c must be there; a channel without a file is 0 where the settings allow it.
         tumour: the scan's tumour on any grid in t1c space (`read_mask`), if the release ships one.
         declared: states that the release documents (`stripped`, `defaced`, `skull`); the images must be in one of them.
-        settings: the `imaging` block of the config (`spacing`, `shape`, `n4`, `brain_mask`).
+        settings: the `imaging` block of the config (`spacing`, `shape`, `n4`, `brain_mask`, `missing_sequence`).
 
     Raises:
         ScanError: the scan cannot be trusted; the message is the reason.
     """
-    images = {name: read_image(files[name], name) for name in SEQUENCES}
+    missing = [name for name in SEQUENCES if name not in files]
+    if missing and (settings.get("missing_sequence", "exclude") == "exclude" or "t1c" in missing):
+        raise ScanError(f"missing sequence {', '.join(missing)}")
+    images = {name: read_image(files[name], name) for name in SEQUENCES if name in files}
     state = scan_state(images, declared)
     quality: dict[str, float] = {}
-    to_t1c = _to_t1c(images, scratch, quality)
-    t1c = images["t1c"]
-    if state != "stripped":
-        brain = brain_mask(t1c, settings["brain_mask"], scratch, threads, device)
-    else:
-        brain = (
-            binary_fill_holes(np.any([images[n].voxels != 0 for n in SEQUENCES], axis=0))
-            if to_t1c is None
-            else (binary_fill_holes(t1c.voxels != 0))
-        )
-        check_volume(brain, t1c.spacing)
-    to_t1c = to_t1c or dict.fromkeys(SEQUENCES, np.eye(4))
-    t1c_brain = Image(np.where(brain, t1c.voxels, 0), t1c.affine)
-    fitted = align(atlas.template, working_copy(t1c_brain), scratch, "Similarity")
-    to_atlas = without_scale(fitted, atlas.template)
+    brain = _find_brain(images, state, settings, atlas, scratch, threads, device)
+    to_t1c = _to_t1c(images, brain.mask, scratch, quality)
+    to_atlas = without_scale(brain.fitted, atlas.template)
     quality["atlas_rotation_deg"] = motion(to_atlas)[0]
-    mask = resample(Image(brain.astype(np.float32), t1c.affine), atlas.target, to_atlas, nearest=True).voxels > 0
-    quality |= _mask_quality(mask, atlas, t1c_brain, fitted)
-    if quality["atlas_dice"] < MIN_ATLAS_DICE:
-        raise ScanError(f"brain overlaps the atlas with Dice {quality['atlas_dice']:.2f} only (limit {MIN_ATLAS_DICE})")
-    before = _before_and_after(images, Image(brain.astype(np.float32), t1c.affine), atlas, to_t1c, to_atlas, quality)
-    channels, inside = [], {}
-    for name in SEQUENCES:
-        transform = to_t1c[name] @ to_atlas
-        moved = resample(images[name], atlas.target, transform)
-        channel, offset = _normalise(moved, mask, bool(settings["n4"]), name, quality)
-        channels.append(channel)
-        inside[name] = channel[mask] + offset
-        quality[f"{name}_saturated"] = numbers.saturated(images[name].voxels)
-    quality |= numbers.tissue_quality(inside)
+    mask = resample_mask(brain.mask, images["t1c"], atlas.target, to_atlas)
+    quality |= brain.overlap | _mask_quality(mask, atlas)
+    seen = contrasts(images, {name: to_t1c[name] @ brain.fitted for name in images}, atlas.landmarks)
+    check_contrasts(seen)
+    quality |= seen
+    shown = Image(brain.mask.astype(np.float32), images["t1c"].affine)
+    before = _before_and_after(images, shown, atlas, to_t1c, to_atlas, quality)
+    voxels, inside = np.zeros((len(SEQUENCES), *mask.shape), np.float32), {}
+    for channel, name in enumerate(SEQUENCES):
+        if name in images:
+            moved = resample(images[name], atlas.target, to_t1c[name] @ to_atlas)
+            voxels[channel], offset = _normalise(moved, mask, bool(settings["n4"]), name, quality)
+            inside[name] = voxels[channel][mask] + offset
+            quality[f"{name}_saturated"] = numbers.saturated(images[name].voxels)
+    if "t1n" in inside:
+        quality |= numbers.tissue_quality(inside)
     labels = None
     if tumour is not None:
         labels = (resample(tumour, atlas.target, to_atlas, nearest=True).voxels > 0).astype(np.uint8)
-    transforms = {name: (to_t1c[name] @ to_atlas).round(6).tolist() for name in SEQUENCES}
-    voxels = np.stack(channels)
-    pictures = sheet(voxels, before, atlas.target.voxels)
-    return Volume(voxels, labels, state, {k: round(float(v), 4) for k, v in quality.items()}, transforms, pictures)
+    return Volume(
+        voxels,
+        labels,
+        state,
+        tuple(images),
+        brain.card,
+        {k: round(float(v), 4) for k, v in quality.items()},
+        {name: (to_t1c[name] @ to_atlas).round(6).tolist() for name in images},
+        sheet(voxels, before, atlas.target.voxels),
+    )
 
 
-def _to_t1c(images: dict[str, Image], scratch: Path, quality: dict[str, float]) -> dict[str, np.ndarray] | None:
-    """Transforms of each sequence from t1c space, or None where the four already share one grid."""
+@dataclass(frozen=True)
+class _Brain:
+    """`mask` on the grid of t1c, `fitted` [4, 4] from atlas RAS mm to t1c RAS mm (a similarity), `overlap` with the
+    atlas in numbers, `card` which method made it and why others before it did not."""
+
+    mask: np.ndarray
+    fitted: np.ndarray
+    overlap: dict[str, float]
+    card: dict[str, Any]
+
+
+def _find_brain(
+    images: dict[str, Image],
+    state: str,
+    settings: dict[str, Any],
+    atlas: Atlas,
+    scratch: Path,
+    threads: int,
+    device: str,
+) -> _Brain:
+    """The brain of a scan, by the first method whose mask looks like one and fits the atlas.
+
+    A stripped scan is never stripped again: its brain is what it shows.
+
+    Raises:
+        ScanError: no method found a brain; the message has the reason of each.
+    """
+    t1c = images["t1c"]
+    if state == "stripped":
+        shown = [*images.values()] if same_grid([*images.values()]) else [t1c]
+        mask = binary_fill_holes(np.any([image.voxels != 0 for image in shown], axis=0))
+        check_volume(mask, t1c.spacing)
+        return _Brain(mask, *_fit(t1c, mask, atlas, scratch), {"method": "as released"})
+    failed: dict[str, str] = {}
+    for method in methods(settings["brain_mask"]):
+        try:
+            mask = brain_mask(t1c, method, settings["brain_mask"], scratch, threads, device)
+            return _Brain(mask, *_fit(t1c, mask, atlas, scratch), {"method": method, "failed": failed})
+        except ScanError as problem:
+            failed[method] = str(problem)
+    reasons = [why if why.startswith(method) else f"{method}: {why}" for method, why in failed.items()]
+    raise ScanError("; ".join(reasons))
+
+
+def _fit(t1c: Image, mask: np.ndarray, atlas: Atlas, scratch: Path) -> tuple[np.ndarray, dict[str, float]]:
+    """Similarity of the atlas to the brain, and how well they overlap then: the brain's size is taken out.
+
+    Raises:
+        ScanError: hardly; what was found is no brain.
+    """
+    brain = Image(np.where(mask, t1c.voxels, 0), t1c.affine)
+    fitted = align(atlas.template, working_copy(brain), scratch, "Similarity")
+    template = atlas.template.voxels
+    covered = resample(Image((brain.voxels != 0).astype(np.float32), brain.affine), atlas.template, fitted).voxels
+    moved = resample(brain, atlas.template, fitted).voxels
+    one, other = covered > 0.5, template > 0
+    both = one & other
+    dice = 2 * both.sum() / (one.sum() + other.sum())
+    if dice < MIN_ATLAS_DICE:
+        raise ScanError(f"brain overlaps the atlas with Dice {dice:.2f} only (limit {MIN_ATLAS_DICE})")
+    return fitted, {"atlas_dice": dice, "atlas_correlation": np.corrcoef(moved[both], template[both])[0, 1]}
+
+
+def _to_t1c(
+    images: dict[str, Image], brain: np.ndarray, scratch: Path, quality: dict[str, float]
+) -> dict[str, np.ndarray]:
+    """Transforms of each sequence from t1c space: identities where they already share one grid."""
+    transforms = dict.fromkeys(images, np.eye(4))
     quality["max_motion_mm"] = 0.0
-    if same_grid(list(images.values())):
-        return None
+    if same_grid([*images.values()]):
+        return transforms
     positive = {name: Image(np.maximum(image.voxels, 0), image.affine) for name, image in images.items()}
     corrected = {name: n4(working_copy(image)) for name, image in positive.items()}
-    transforms = {"t1c": np.eye(4)}
-    centre = _middle(images["t1c"])
-    for name in SEQUENCES:
+    fixed = corrected["t1c"]
+    inside = binary_dilation(resample_mask(brain, images["t1c"], fixed, np.eye(4)), iterations=2)
+    # Where the brain is in t1c: a head turns about its neck, and a translation at the scanner's origin says little.
+    centre = fixed.affine[:3, :3] @ np.argwhere(inside).mean(axis=0) + fixed.affine[:3, 3]
+    for name in images:
         if name != "t1c":
-            transforms[name] = align(corrected["t1c"], corrected[name], scratch)
+            transforms[name] = align(fixed, corrected[name], scratch, inside=inside)
             moved = numbers.displacement(transforms[name], centre)
             quality["max_motion_mm"] = max(quality["max_motion_mm"], moved)
     return transforms
@@ -182,13 +297,13 @@ def _before_and_after(
     def placed(
         onto: Image, pose: np.ndarray, between: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        moved = {n: resample(images[n], onto, between[n] @ pose, nearest=True).voxels for n in SEQUENCES}
+        moved = {n: resample(images[n], onto, between[n] @ pose, nearest=True).voxels for n in images}
         return moved, resample(brain, onto, pose, nearest=True).voxels > 0
 
-    unmoved = dict.fromkeys(SEQUENCES, np.eye(4))
+    unmoved = dict.fromkeys(images, np.eye(4))
     for suffix, pose, between in (("_before", by_headers, unmoved), ("", to_atlas, to_t1c)):
         moved, mask = placed(coarse, pose, between)
-        for name in ("t1n", "t2w", "t2f"):
+        for name in (n for n in images if n != "t1c"):
             quality[f"{name}_similarity{suffix}"] = numbers.similarity(moved["t1c"][mask], moved[name][mask])
         t1c = np.where(mask, moved["t1c"], 0)[template > 0]
         quality[f"atlas_similarity{suffix}"] = numbers.similarity(t1c, template[template > 0])
@@ -196,7 +311,7 @@ def _before_and_after(
     for axis in range(3):
         thin = np.where(np.arange(3) == axis, 1, shape)
         moved, mask = placed(grid(spacing, thin, _middle(atlas.target)), by_headers, unmoved)
-        planes.append(np.stack([_scored(moved[name], mask) for name in SEQUENCES]))
+        planes.append(np.stack([_scored(moved.get(name, np.zeros(thin)), mask) for name in SEQUENCES]))
     return planes
 
 
@@ -206,20 +321,13 @@ def _scored(voxels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, (voxels - inside.mean()) / spread, 0) if spread > 0 else np.zeros_like(voxels)
 
 
-def _mask_quality(mask: np.ndarray, atlas: Atlas, t1c_brain: Image, fitted: np.ndarray) -> dict[str, float]:
-    """Size of the mask on the store's grid, and how well the brain fits the atlas once its size is taken out."""
-    template = atlas.template.voxels
-    brain = resample(Image((t1c_brain.voxels != 0).astype(np.float32), t1c_brain.affine), atlas.template, fitted).voxels
-    moved = resample(t1c_brain, atlas.template, fitted).voxels
-    one, other = brain > 0.5, template > 0
-    both = one & other
+def _mask_quality(mask: np.ndarray, atlas: Atlas) -> dict[str, float]:
+    """Size of the mask on the store's grid, and the share of it that the grid's edge cuts."""
     parts, islands = numbers.mask_parts(mask)
     edge = np.ones_like(mask)
     edge[1:-1, 1:-1, 1:-1] = False
     return {
         "brain_ml": mask.sum() * float(np.prod(atlas.target.spacing)) / 1000,
-        "atlas_dice": 2 * both.sum() / (one.sum() + other.sum()),
-        "atlas_correlation": np.corrcoef(moved[both], template[both])[0, 1] if both.sum() > 1 else 0.0,
         "edge_share": (mask & edge).sum() / max(mask.sum(), 1),
         "mask_parts": parts,
         "mask_islands": islands,

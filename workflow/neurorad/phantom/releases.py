@@ -121,6 +121,15 @@ def _upenn_gbm(study: Study, scan: dict[str, Any], root: Path) -> None:
         _save(root / "images_segm" / f"{name}_segm.nii.gz", whole.tumour, whole.grids["t1c"])
 
 
+REPEAT = 9
+"""Series number of a T2 that was scanned again."""
+
+
+def is_repeated(scan: dict[str, Any]) -> bool:
+    """Whether the first T2 of a CUIMC session failed: every third patient's."""
+    return int(scan["patient"].rsplit("-", 1)[1]) % 3 == 1
+
+
 def _cuimc(study: Study, scan: dict[str, Any], root: Path) -> None:
     images = on_scanner_grids(study, scan, to_anterior=False)
     patient = study.patient(scan)
@@ -132,11 +141,16 @@ def _cuimc(study: Study, scan: dict[str, Any], root: Path) -> None:
     for number, sequence in ((2, "t1n"), (3, "t2w"), (4, "t2f"), (6, "t1c")):
         if sequence == scan["missing"]:
             continue
-        series = dicom.Series(
-            number, scanner["series"][sequence], dicom.sequence_elements(sequence, runs[sequence], scanner)
-        )
-        grid = images.grids[sequence]
-        _write_series(folder, images.images[sequence], grid, series, header, float(grid.spacing[2]))
+        elements = dicom.sequence_elements(sequence, runs[sequence], scanner)
+        grid, voxels = images.grids[sequence], images.images[sequence]
+        if sequence == "t2w" and is_repeated(scan):
+            # The patient moved: a ghost half an image further. The radiographer scans again at the end.
+            ghost = ((voxels.astype(np.int32) + np.roll(voxels, voxels.shape[1] // 2, axis=1)) // 2).astype(np.int16)
+            failed = dicom.Series(number, scanner["series"][sequence], elements)
+            _write_series(folder, ghost, grid, failed, header, float(grid.spacing[2]))
+            number = REPEAT
+        series = dicom.Series(number, scanner["series"][sequence], elements)
+        _write_series(folder, voxels, grid, series, header, float(grid.spacing[2]))
     for series, voxels, grid in _decoys(study, scan, images):
         _write_series(folder, voxels, grid, series, header, float(grid.spacing[2]))
 
@@ -149,7 +163,7 @@ def _write_series(
 
 
 def _decoys(study: Study, scan: dict[str, Any], images: Images) -> Iterable[tuple[dicom.Series, np.ndarray, Grid]]:
-    """A localizer and a diffusion series, cut from the rendered T1 and T2: what a reader must pass over."""
+    """What a reader must pass over, cut from the rendered images: localizer, diffusion, subtraction and field map."""
     t1, t1_grid = images.images["t1n"], images.grids["t1n"]
     middle = t1.shape[2] // 2
     few = slice(max(middle - 3, 0), middle + 4, 3)
@@ -184,7 +198,20 @@ def _decoys(study: Study, scan: dict[str, Any], images: Images) -> Iterable[tupl
     }
     elements |= {"ScanOptions": "PFP", "MRAcquisitionType": "2D", "RepetitionTime": 6400.0, "EchoTime": 88.0}
     elements |= {"FlipAngle": 90.0, "DiffusionBValues": (0, 1000), "SequenceName": "*ep_b0_1000"}
-    yield dicom.Series(5, "ep2d_diff_3scan_trace", elements), voxels, Grid(voxels.shape[:3], affine)
+    low = Grid(voxels.shape[:3], affine)
+    yield dicom.Series(5, "ep2d_diff_3scan_trace", elements), voxels, low
+
+    t1c = images.images["t1c"]
+    gain = np.clip(t1c - np.median(t1c), 0, None).astype(np.int16)
+    run = protocol_of(study, scan)["t1c"]
+    scanner = scanner_of(study, scan)[1]
+    elements = dicom.sequence_elements("t1c", run, scanner) | {"ImageType": ["DERIVED", "PRIMARY", "SUBTRACTION"]}
+    yield dicom.Series(7, f"{scanner['series']['t1c']}_SUB", elements), gain, images.grids["t1c"]
+
+    elements = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"], "ScanningSequence": "GR", "SequenceVariant": "SP"}
+    elements |= {"ScanOptions": "", "MRAcquisitionType": "2D", "RepetitionTime": 500.0, "EchoTime": 4.92}
+    echoes = np.stack([voxels[..., 0], (voxels[..., 0] * 0.9).astype(np.int16)], -1)
+    yield dicom.Series(8, "gre_field_mapping", elements | {"FlipAngle": 60.0}), echoes, low
 
 
 _WRITERS = {

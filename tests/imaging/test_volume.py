@@ -1,0 +1,124 @@
+"""Raw scans to volumes: real ones against what others made of them, phantoms against what was planted."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from neurorad.imaging import volume as standardising
+from neurorad.imaging.registration import align, motion, resample, resample_mask, working_copy
+from neurorad.imaging.scan import Image, ScanError, read_image
+from neurorad.imaging.volume import Atlas, make_volume
+from neurorad.phantom.render import SEQUENCES
+from neurorad.problems import InputError
+
+SETTINGS = {"spacing": 3, "shape": [48, 64, 48], "n4": True, "brain_mask": {"method": "deepbet"}}
+NAMES = {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"}
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return Atlas.load(SETTINGS["spacing"], tuple(SETTINGS["shape"]))
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def sri24(shared):
+    file = shared / "atlas" / "sri24_grid_t1_brain.nii.gz"
+    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def brats(shared, patient="BraTS2021_01476"):
+    names = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
+    return {k: shared / "brats2021" / patient / f"{patient}_{v}.nii.gz" for k, v in names.items()}
+
+
+@pytest.mark.slow
+def test_a_raw_patient_agrees_with_what_others_published(shared, tmp_path):
+    source = sri24(shared)
+    atlas = Atlas.load(1, (240, 240, 155), source)
+    raw, reference = shared / "raw" / "TCGA-FG-6692", shared / "raw" / "TCGA-FG-6692_reference"
+    files = {name: raw / f"TCGA-FG-6692_{spelled}.nii.gz" for name, spelled in NAMES.items()}
+    settings = SETTINGS | {"spacing": 1, "shape": [240, 240, 155], "atlas": source, "n4": False}
+    volume = make_volume(files, None, ("skull",), settings, atlas, tmp_path, 2)
+    theirs = {n: read_image(reference / "sri24" / f"TCGA-FG-6692_{s}.nii.gz", n) for n, s in NAMES.items()}
+    assert np.allclose(theirs["t1c"].affine, atlas.target.affine)
+    brain, other = (volume.voxels != 0).any(axis=0), theirs["t1c"].voxels != 0
+    direct = dice(brain, other)
+    # They aligned to another image of the same atlas: its pose differs. The rest is compared in their pose.
+    ours = Image(
+        np.where(brain, volume.voxels[1] - volume.voxels[1].min() + 1, 0).astype(np.float32), atlas.target.affine
+    )
+    pose = align(working_copy(theirs["t1c"]), working_copy(ours), tmp_path)
+    moved = resample_mask(brain, atlas.target, theirs["t1c"], pose)
+    both = moved & other
+    found = {}
+    for name in SEQUENCES:
+        there = resample(read_image(files[name], name), theirs[name], np.array(volume.transforms[name]) @ pose).voxels
+        found[name] = float(np.corrcoef(there[both], theirs[name].voxels[both])[0, 1])
+        native = read_image(reference / "hdbet_native" / f"TCGA-FG-6692_{NAMES[name]}_hdbet.nii.gz", name)
+        hd_bet = resample_mask(native.voxels != 0, native, atlas.target, np.array(volume.transforms[name]))
+        print(f"{name}: correlation {found[name]:.3f}, Dice with HD-BET's native mask {dice(hd_bet, brain):.3f}")
+        assert dice(hd_bet, brain) > 0.95
+    print(
+        f"Dice with the published brain {direct:.3f} as it is, {dice(moved, other):.3f} in its pose ({motion(pose)[0]:.1f} deg)"
+    )
+    assert direct > 0.95
+    assert dice(moved, other) > 0.96
+    assert found["t1n"] > 0.95 and found["t1c"] > 0.95
+    # Two blurred T2-weighted images of 5.5 mm slices: theirs and ours differ by the registration to t1c.
+    assert found["t2w"] > 0.80 and found["t2f"] > 0.80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), [("t1n", "t2w"), ("t1c", "t2w"), ("t2w", "t2f"), ("t1n", "t2f")])
+def test_swapped_images_of_a_real_patient_are_refused(shared, tmp_path, atlas, one, other):
+    files = brats(shared)
+    swapped = files | {one: files[other], other: files[one]}
+    settings = SETTINGS | {"n4": False}
+    with pytest.raises(ScanError, match="may be swapped"):
+        make_volume(swapped, None, ("stripped",), settings, atlas, tmp_path)
+
+
+def test_a_stripped_scan_is_never_stripped_again(shared, tmp_path, atlas, monkeypatch):
+    monkeypatch.setattr(standardising, "brain_mask", lambda *_: pytest.fail("stripped twice"))
+    volume = make_volume(brats(shared), None, ("stripped",), SETTINGS | {"n4": False}, atlas, tmp_path)
+    assert volume.brain == {"method": "as released"}
+    for channel in volume.voxels:
+        inside = channel[(volume.voxels != 0).any(axis=0)]
+        assert abs(inside.mean()) < 1e-2 and abs(inside.std() - 1) < 1e-2
+
+
+def test_an_atlas_of_ones_own_is_checked_and_gives_its_own_grid(shared, tmp_path):
+    source = sri24(shared)
+    atlas = Atlas.load(1, (240, 240, 155), source)
+    assert np.array_equal(atlas.target.affine[:3, 3], [-239, 0, 0])
+    assert Atlas.load(3, (48, 64, 48), source).target.voxels.shape == (48, 64, 48)
+    with pytest.raises(InputError, match="has sha256"):
+        Atlas.load(1, (240, 240, 155), source | {"sha256": "0" * 64})
+    with pytest.raises(InputError, match="no such file"):
+        Atlas.load(1, (240, 240, 155), source | {"file": str(tmp_path / "none.nii.gz")})
+    head = shared / "raw" / "TCGA-FG-6692" / "TCGA-FG-6692_T1.nii.gz"
+    digest = hashlib.sha256(head.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match="more than a brain"):
+        Atlas.load(3, (48, 64, 48), {"file": str(head), "sha256": digest})
+
+
+def test_methods_are_tried_in_turn_and_the_card_says_which(monkeypatch, tmp_path, atlas):
+    head = Image(atlas.target.voxels + 1, atlas.target.affine)
+    brain = atlas.target.voxels > 0
+
+    def mask(image, method, *_):
+        if method == "hd-bet":
+            raise ScanError("hd-bet failed (RuntimeError: out of memory)")
+        return brain
+
+    monkeypatch.setattr(standardising, "brain_mask", mask)
+    settings = SETTINGS | {"brain_mask": {"method": "hd-bet", "fallback": ["deepbet"]}}
+    found = standardising._find_brain({"t1c": head}, "skull", settings, atlas, tmp_path, 1, "cpu")
+    assert found.card == {"method": "deepbet", "failed": {"hd-bet": "hd-bet failed (RuntimeError: out of memory)"}}
+    with pytest.raises(ScanError, match="out of memory"):
+        only = SETTINGS | {"brain_mask": {"method": "hd-bet"}}
+        standardising._find_brain({"t1c": head}, "skull", only, atlas, tmp_path, 1, "cpu")
