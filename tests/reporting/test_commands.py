@@ -126,7 +126,7 @@ def test_a_missing_flag_is_one_line(capsys, tmp_path, files):
     error = error_of(capsys, "figure", "fig1_flow", "--out", tmp_path / "x", *flags(files, "scans", "volumes"))
     assert error == "neurorad figure: this needs --excluded, --manifest: give the file or files\n"
     error = error_of(capsys, "table", "supplementary_2_labels", "--out", tmp_path / "x.csv")
-    assert error == "neurorad table: this needs --patients: give the file or files\n"
+    assert error == "neurorad table: this needs --patients, --scans, --decisions: give the file or files\n"
 
 
 def test_a_file_that_is_not_there_is_one_line(capsys, tmp_path):

@@ -121,7 +121,7 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
 
     def make(tables: Tables) -> pd.DataFrame:
         table = getattr(tables, name)
-        wanted = ("metric", "protocol", "endpoint", "site", "method", "objective", "seed", "encoder", "patients")
+        wanted = ("metric", "protocol", "endpoint", "site", "method", "objective", "seed", "encoder", "patients", "at")
         return table.sort_values([column for column in wanted if column in table], kind="stable", ignore_index=True)
 
     return make
