@@ -12,7 +12,7 @@ from typing import Any
 
 import nilearn
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_fill_holes
+from scipy.ndimage import binary_fill_holes
 
 from neurorad.files import sha256
 from neurorad.imaging import quality as numbers
@@ -21,6 +21,7 @@ from neurorad.imaging.contrast import Landmarks, check_contrasts, contrasts
 from neurorad.imaging.pictures import sheet
 from neurorad.imaging.registration import (
     align,
+    align_within_session,
     grid,
     motion,
     n4,
@@ -254,12 +255,12 @@ def _to_t1c(
     positive = {name: Image(np.maximum(image.voxels, 0), image.affine) for name, image in images.items()}
     corrected = {name: n4(working_copy(image)) for name, image in positive.items()}
     fixed = corrected["t1c"]
-    inside = binary_dilation(resample_mask(brain, images["t1c"], fixed, np.eye(4)), iterations=2)
+    inside = resample_mask(brain, images["t1c"], fixed, np.eye(4))
     # Where the brain is in t1c: a head turns about its neck, and a translation at the scanner's origin says little.
     centre = fixed.affine[:3, :3] @ np.argwhere(inside).mean(axis=0) + fixed.affine[:3, 3]
     for name in images:
         if name != "t1c":
-            transforms[name] = align(fixed, corrected[name], scratch, inside=inside)
+            transforms[name] = align_within_session(fixed, corrected[name], inside, scratch)
             moved = numbers.displacement(transforms[name], centre)
             quality["max_motion_mm"] = max(quality["max_motion_mm"], moved)
     return transforms
