@@ -44,18 +44,32 @@ def working_copy(image: Image) -> Image:
     return resample(image, grid(WORKING_MM, np.ceil(extent / WORKING_MM).astype(int), corners.mean(axis=0)), np.eye(4))
 
 
+MAX_FIELD = 5.0
+"""Ratio of the 99.5th to the 0.5th percentile of a bias field that is still one. N4's fields of seven real patients and of
+the phantom stay below 2.2; where too few points at the brain's edge hold the spline, it runs away to 50 and more."""
+
+
 def n4(image: Image, mask: np.ndarray | None = None) -> Image:
-    """N4 bias field correction (Tustison 2010), the field estimated at about 12 mm: it is smoother than that.
+    """N4 bias field correction (Tustison 2010), the field estimated at about 9 mm: it is smoother than that.
 
     It stops when an iteration changes the field by less than 0.1 %: going on for twice the time moved z-scored voxels by
-    0.02 to 0.04, less than another choice of the shrink factor does.
+    0.02 to 0.04, less than another choice of the shrink factor does. A field that runs away is estimated again with
+    more points.
+
+    Raises:
+        ScanError: it runs away at every resolution.
     """
-    shrink = int(np.clip(round(12 / float(image.spacing.min())), 1, min(8, min(image.voxels.shape) // 8)))
     inside = None if mask is None else to_ants(Image(mask.astype(np.float32), image.affine))
-    corrected = ants.n4_bias_field_correction(
-        to_ants(image), mask=inside, shrink_factor=shrink, convergence={"iters": [50, 50, 30], "tol": 1e-3}
-    )
-    return Image(corrected.numpy(), image.affine)
+    counted = image.voxels > 0 if mask is None else mask & (image.voxels > 0)
+    largest = int(np.clip(round(9 / float(image.spacing.min())), 1, min(8, min(image.voxels.shape) // 8)))
+    for shrink in range(largest, 0, -1):
+        corrected = ants.n4_bias_field_correction(
+            to_ants(image), mask=inside, shrink_factor=shrink, convergence={"iters": [50, 50, 30], "tol": 1e-3}
+        ).numpy()
+        low, high = np.percentile(image.voxels[counted] / np.maximum(corrected[counted], 1e-9), [0.5, 99.5])
+        if high <= MAX_FIELD * low:
+            return Image(corrected, image.affine)
+    raise ScanError(f"bias field runs away (from {low:.2g} to {high:.2g} of the intensity)")
 
 
 class Level(NamedTuple):
