@@ -29,10 +29,11 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
+from neurorad.files import sha256  # noqa: E402
 from neurorad.imaging import volume as pipeline  # noqa: E402
 from neurorad.imaging.brain import brain_mask  # noqa: E402
 from neurorad.imaging.quality import displacement, similarity  # noqa: E402
-from neurorad.imaging.registration import grid, motion, resample, working_copy  # noqa: E402
+from neurorad.imaging.registration import grid, motion, resample  # noqa: E402
 from neurorad.imaging.scan import Image, read_image  # noqa: E402
 from neurorad.volumes import SEQUENCES, save  # noqa: E402
 
@@ -54,13 +55,10 @@ def clock() -> Seconds:
 def ours(files: dict[str, Path], atlas: Path, mask: np.ndarray, folder: Path) -> tuple[Seconds, Transforms]:
     """Seconds of wall and processor, and each sequence's [4, 4] from t1c RAS mm to its own; `atlas`: from atlas RAS mm to t1c's."""
     begin = clock()
-    brain = read_image(atlas, "atlas")
-    inside = np.argwhere(brain.voxels > 0)
-    centre = brain.affine[:3, :3] @ ((inside.min(axis=0) + inside.max(axis=0)) / 2) + brain.affine[:3, 3]
-    target = resample(brain, grid(1, SETTINGS["shape"], centre), np.eye(4))
+    own = pipeline.Atlas.load(1, SETTINGS["shape"], {"file": str(atlas), "sha256": sha256(atlas)})
     pipeline.brain_mask = lambda *_: mask
     states = ("skull", "defaced")
-    made = pipeline.make_volume(files, None, states, SETTINGS, pipeline.Atlas(working_copy(brain), target), folder)
+    made = pipeline.make_volume(files, None, states, SETTINGS, own, folder)
     save(folder / "volume.b2nd", made.voxels, {})
     seconds = clock() - begin
     to_own = {name: np.array(matrix) for name, matrix in made.transforms.items()}
@@ -193,7 +191,7 @@ def main() -> None:
             return
         say("")
         t1c = read_image(files["t1c"], "t1c")
-        mask = brain_mask(t1c, SETTINGS["brain_mask"], folder, 1, "cpu")
+        mask = brain_mask(t1c, "deepbet", {}, folder, 1, "cpu")
         seconds: dict[str, list[Seconds]] = {"neurorad": [], "brainles-preprocessing": []}
         found: dict[str, Transforms] = {}
         for run in range(args.repeats):
@@ -229,7 +227,7 @@ def recovered(what: str, images: dict[str, Image], room: Path) -> None:
     t1c = read_image(files["t1c"], "t1c")
     centre = t1c.affine[:3, :3] @ (np.array(t1c.voxels.shape) / 2) + t1c.affine[:3, 3]
     # The step that brings sequences together, as each pipeline calls it.
-    found = {"neurorad": pipeline._to_t1c({n: read_image(files[n], n) for n in SEQUENCES}, room, {})}
+    found = {"neurorad": pipeline._to_t1c({n: read_image(files[n], n) for n in SEQUENCES}, t1c.voxels > 0, room, {})}
     found["brainles-preprocessing"] = {}
     for name in MOVING:
         matrix = room / f"{name}.mat"

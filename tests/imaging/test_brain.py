@@ -138,7 +138,7 @@ def test_hd_bet_runs_its_own_code_offline_in_the_threads_it_is_given(head, tmp_p
     assert torch.get_num_threads() == 1
     assert sys.stdout is stdout
     assert not (tmp_path / "nobody" / "hd-bet_params").exists()
-    empty = release(tmp_path / "empty", 1e6)
+    empty = release(tmp_path / "empty", 1e3)
     (tmp_path / "again").mkdir()
     with pytest.raises(ScanError, match="empty"):
         brain_mask(image, "hd-bet", empty, tmp_path / "again", 1, "cpu")
