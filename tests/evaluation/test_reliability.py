@@ -6,7 +6,9 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from neurorad.cli import main
 from neurorad.evaluation.reliability import SMALLEST, reliability, strata_of
+from neurorad.files import read_table, write_json, write_table
 
 N = 120
 
@@ -122,3 +124,18 @@ def test_strata_follow_the_declared_bands(patients):
 
 def test_predictions_without_rows_give_no_rows(predictions, patients):
     assert reliability([predictions.iloc[:0]], patients) == []
+
+
+def test_predictions_without_rows_make_a_table_with_its_columns(predictions, patients, tmp_path):
+    write_table(tmp_path / "predictions.parquet", predictions.iloc[:0])
+    write_table(tmp_path / "patients.tsv", patients)
+    write_json(tmp_path / "audit.json", {"stamp": ""})
+    inputs = {
+        "predictions": "predictions.parquet",
+        "patients": "patients.tsv",
+        "leakage": "audit.json",
+        "out": "out.parquet",
+    }
+    main(["reliability", *(str(word) for flag, name in inputs.items() for word in (f"--{flag}", tmp_path / name))])
+    made = read_table(tmp_path / "out.parquet")
+    assert made.empty and {"at", "variable", "stratum", "value", "leakage"} <= set(made.columns)

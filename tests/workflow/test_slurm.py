@@ -103,7 +103,8 @@ def study(cluster, tmp_path_factory) -> Path:
         run = subprocess.Popen(
             [Path(sys.executable).with_name("snakemake"), "--profile", "slurm"],
             cwd=folder,
-            env=cluster,
+            # The package of this checkout, with its presets, and not the one that runs the tests.
+            env=cluster | {"PYTHONPATH": str(folder / "workflow")},
             stdout=log,
             stderr=log,
         )

@@ -366,7 +366,7 @@ def run_clean(args: argparse.Namespace) -> None:
 
 
 def run_reliability(args: argparse.Namespace) -> None:
-    from neurorad.evaluation.reliability import reliability
+    from neurorad.evaluation.reliability import EXTRA, reliability
     from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
 
@@ -375,4 +375,6 @@ def run_reliability(args: argparse.Namespace) -> None:
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label", "score", "margin")
     needed += ("probability", "p_negative", "p_positive")
     predictions = _read(args.predictions, "--predictions", needed)
-    write_table(args.out, tidy(reliability(predictions, patients, args.seed, args.bootstrap), stamp))
+    rows = tidy(reliability(predictions, patients, args.seed, args.bootstrap), stamp)
+    # Where no probe could be fitted there is no row, but the table has its columns.
+    write_table(args.out, rows.assign(**{name: value for name, value in EXTRA.items() if name not in rows}))
