@@ -211,6 +211,10 @@ BINARY = {
     ),
     "safetensors": (lambda f: save_file({"a": np.zeros(2)}, f / "x.safetensors", {"by": PATIENT}), NAME),
     "blosc2": (volume, NAME),
+    "tensorboard": (
+        lambda f: (f / "events.out.tfevents.1.host").write_bytes(b"\x09\xff\x80\x00" + PATIENT.encode() + b"\x00"),
+        NAME,
+    ),
     "npz": (lambda f: np.savez(f / "x.npz", scan=np.array([PATIENT])), NAME),
     "npy": (lambda f: np.save(f / "x.npy", np.array(["2020-01-02"])), "a date"),
     "dicom": (lambda f: dicom(f / "d" / "x.dcm"), "a DICOM file"),
@@ -242,6 +246,9 @@ def test_what_formats_carry_by_themselves_is_no_finding(results):
     (results / "x.png").write_bytes(picture(format="PNG"))
     (results / "x.webp").write_bytes(picture(format="WEBP"))
     write_table(results / "x.parquet", pd.DataFrame({"a": ["b"], "n": [1.5]}))
+    (results / "events.out.tfevents.1.host").write_bytes(b"\x09\xff\x80\x00loss\x00")
+    (results / ".lock").touch()
+    (results / "x.svg").write_text('<svg xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/>')
     (results / "verdict.html").write_text('{"when":"2026-01-02","scan":"h-ab12"}')
     assert findings(results) == []
 

@@ -54,7 +54,12 @@ def read_content(name: str, data: bytes) -> Content:
     )
     if data[128:132] == b"DICM":
         return Content(faults=["a DICOM file"])
+    if not data:
+        return Content()
     try:
+        if name.startswith("events.out.tfevents."):
+            # Records of TensorBoard: what they name is plain text between the numbers.
+            return _text(data.decode("latin-1").encode())
         if suffix in TEXT:
             return _text(data)
         if suffix in READERS:
