@@ -5,7 +5,7 @@ Each number stands beside that of the centre prior, a map that knows only where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def check_scans(
         contract: `preprocessing` of the encoder's card.
     """
     rows: list[dict[str, object]] = []
-    randomised = {stage: Probe(changed, probe.layer, probe.weights) for stage, changed in _copies(probe, seed)}
+    randomised = {stage: Probe(changed, probe.layer, probe.weights) for stage, changed in cascade(probe.encoder, seed)}
     for position, row in enumerate(table.head(effort.scans).itertuples()):
         voxels, tumour = load_scan(row, contract)
         volume, brain = torch.from_numpy(voxels).float(), (voxels != 0).any(axis=0)
@@ -96,13 +96,6 @@ def check_scans(
         who = {"cohort": row.cohort, "patient": row.patient, "scan": row.scan}
         rows += [{**who, "map": kind, "metric": metric, "value": value} for kind, metric, value in found]
     return pd.DataFrame(rows, columns=["cohort", "patient", "scan", "map", "metric", "value"])
-
-
-def _copies(probe: Probe, seed: int) -> Iterator[tuple[str, Encoder]]:
-    import copy
-
-    for stage, changed in cascade(probe.encoder, seed):
-        yield stage, copy.deepcopy(changed)
 
 
 def _overlap(values: np.ndarray, tumour: np.ndarray, brain: np.ndarray) -> tuple[float, float, float]:

@@ -19,10 +19,10 @@ def cascade(encoder: Encoder, seed: int) -> Iterator[tuple[str, Encoder]]:
     """The encoder with its last stage untrained, then its last two, ... and at the end all of it."""
     fresh = initialised(encoder.architecture, seed_of(seed, "sanity")).state_dict()
     weights = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    changed = initialised(encoder.architecture, 0)
     for stage in CASCADE:
         mine = [name for name in weights if (f".{stage}." in f".{name}") or (stage == "stem" and ".layer" not in name)]
         weights |= {name: fresh[name] for name in mine}
+        changed = initialised(encoder.architecture, 0)
         changed.load_state_dict(weights)
         yield stage, changed.eval()
 
