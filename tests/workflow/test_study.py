@@ -1,116 +1,21 @@
 """Whole small studies through Snakemake: planted faults are reported, kills change nothing, real scans take the same way."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import yaml
 
 from neurorad.cli import main
 from neurorad.cohorts.identity import ALIKE
 from neurorad.reporting.registry import FIGURES
+from tests.workflow.small_study import RESULTS, STUDY, digests, finish, kill_when, new_study
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def phantom_cohort(name: str, role: str, **labels: str) -> dict:
-    images = f"results/phantom/{name}"
-    return {"release": name, "role": [role], "images": images} | {k: f"{images}/{v}" for k, v in labels.items()}
-
-
-STUDY = {
-    "phantom": {"seed": 0, "scale": 0.15, "spacing": 4.0},
-    "cohorts": {
-        "brats-gli-pre": phantom_cohort("brats-gli-pre", "pretrain"),
-        "brats-ped": phantom_cohort("brats-ped", "pretrain"),
-        "ucsf-pdgm": phantom_cohort("ucsf-pdgm", "test", labels="UCSF-PDGM-metadata_v5.csv"),
-        "cuimc": phantom_cohort("cuimc", "test", labels="cuimc.csv"),
-    },
-    "labels": {"unknown": "quarantine"},
-    "leakage": {
-        "crosswalks": [
-            {
-                "table": str(ROOT / "resources" / "phantom_crosswalk.csv"),
-                "covers": ["brats-gli-pre", "ucsf-pdgm"],
-            }
-        ]
-    },
-    "imaging": {"spacing": 4, "shape": [40, 48, 40], "n4": True, "brain_mask": {"method": "deepbet"}},
-    "pretraining": {
-        "methods": ["byol"],
-        "objectives": ["base", "dro"],
-        "seeds": [0],
-        "preset": "demo",
-        "groups": "cohort",
-        "min_patients": 1,
-    },
-    "evaluation": {"folds": 2, "repeats": 1, "bootstrap": 100, "seed": 0},
-    "explanation": {"endpoints": ["idh1"], "patients": 2, "layer": "layer3"},
-}
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    tool = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return [*tool, "--configfile", str(folder / "study.yaml"), "--scheduler", "greedy", *arguments]
-
-
-def new_study(folder: Path, config: dict) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump(config))
-    return folder
-
-
-def finish(folder: Path) -> str:
-    subprocess.run(command(folder, "--unlock"), capture_output=True, check=True)
-    done = subprocess.run(
-        command(folder, "--cores", "2", "--rerun-incomplete"), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
-
-
-def kill_when(folder: Path, reached) -> None:
-    """Start the study, and kill Snakemake and every job of it once `reached()`."""
-    with open(folder / "killed.log", "ab") as log:
-        run = subprocess.Popen(
-            command(folder, "--cores", "2", "--rerun-incomplete"), stdout=log, stderr=log, start_new_session=True
-        )
-    while not reached():
-        assert run.poll() is None, (folder / "killed.log").read_text()[-4000:]
-        time.sleep(0.2)
-    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    run.wait()
-    subprocess.run(command(folder, "--unlock"), capture_output=True, check=True)
-
-
-def digests(folder: Path, *patterns: str) -> dict[str, str]:
-    results = folder / "results"
-    # TensorBoard's records of a training hold the time of day: the folder is no part of what must be equal.
-    paths = sorted(path for pattern in patterns for path in results.glob(pattern) if path.is_file())
-    assert paths
-    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Path:
-    folder = new_study(tmp_path_factory.mktemp("study") / "straight", STUDY)
-    finish(folder)
-    return folder
 
 
 def test_killed_in_preprocessing_pretraining_and_evaluation_it_ends_in_the_same_study(study, tmp_path):
@@ -122,8 +27,7 @@ def test_killed_in_preprocessing_pretraining_and_evaluation_it_ends_in_the_same_
     kill_when(folder, lambda: any(results.glob("evaluation/probe/*.parquet")))
     assert not (results / "report.html").exists()
     finish(folder)
-    same = ("tables/*", "figures/*", "embeddings/*/*", "evaluation/**/*.parquet", "encoders/*/*", "cohorts/**/*.tsv")
-    assert digests(folder, *same) == digests(study, *same)
+    assert digests(folder, *RESULTS) == digests(study, *RESULTS)
     assert not list(results.rglob(".writing-*"))
 
 
