@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from neurorad.encoder import LAYERS, Architecture, Encoder, architecture_of, initialised
+from neurorad.encoder import (
+    CARD,
+    LAYERS,
+    WEIGHTS,
+    Architecture,
+    Encoder,
+    architecture_of,
+    initialised,
+    load_encoder,
+    save_weights,
+)
+from neurorad.files import write_json
 from neurorad.problems import InputError
 
 
@@ -79,3 +90,17 @@ def test_a_card_from_before_the_flags_is_read_and_an_unknown_key_is_not():
     for wrong in ({**old, "depth": 3}, {"name": "resnet10"}):
         with pytest.raises(InputError, match="this version needs"):
             architecture_of({"architecture": wrong})
+
+
+def test_one_flipped_bit_of_the_weights_is_refused(tmp_path):
+    architecture = Architecture("resnet10", 4, 2, False, "group", presence=False)
+    encoder = initialised(architecture, 0)
+    save_weights(tmp_path, encoder)
+    write_json(tmp_path / CARD, {"architecture": vars(architecture), "preprocessing": {}})
+    loaded, _ = load_encoder(tmp_path)
+    assert all(torch.equal(tensor, encoder.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    weights = bytearray((tmp_path / WEIGHTS).read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(weights)
+    with pytest.raises(InputError, match="damaged weights .* make the encoder again"):
+        load_encoder(tmp_path)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from neurorad.files import PARTIAL, atomic, read_json, read_table, remove_partial, sha256, write_json, write_table
+from neurorad.problems import InputError
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -90,3 +91,28 @@ def test_json_is_sorted_and_holds_no_nan(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_text("abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_flipped_bit_in_a_stored_table_is_refused_wherever_it_is(tmp_path, place):
+    path = tmp_path / "rows.parquet"
+    rows = pd.DataFrame({"scan": [f"s{i}" for i in range(500)], "e0": [i / 7 for i in range(500)]})
+    write_table(path, rows)
+    pd.testing.assert_frame_equal(read_table(path), rows)
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+    try:
+        read = read_table(path)
+    except InputError as problem:
+        assert "damaged file" in str(problem) and "delete it" in str(problem)
+    else:
+        # What no page holds is in the footer, twice, or describes how the file was written.
+        pd.testing.assert_frame_equal(read, rows)
+
+
+@pytest.mark.parametrize("name", ["card.json", "rows.parquet", "rows.tsv"])
+def test_an_empty_file_is_named_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{name}: damaged file .*; delete it and give the same command again"):
+        (read_json if name.endswith("json") else read_table)(tmp_path / name)

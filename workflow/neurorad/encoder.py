@@ -1,5 +1,6 @@
 """Encoders: 3D ResNets from four sequences to one feature vector a scan, and their folder on disk."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,12 +120,21 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def save_weights(folder: str | Path, encoder: Encoder) -> None:
-    """Write `encoder.safetensors`: tensors only, so that reading it can run no code."""
+    """Write `encoder.safetensors`: tensors only, so that reading it can run no code; their sha256 is in its header."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic(Path(folder) / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata={"sha256": tensors_sha256(tensors)})
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over the names and the bytes of tensors on the CPU, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_card(folder: str | Path) -> dict[str, Any]:
@@ -162,16 +172,20 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
     Raises:
         InputError: missing or damaged folder, or weights that do not fit the card.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     card = load_card(folder)
     path = Path(folder) / WEIGHTS
     encoder = initialised(architecture_of(card), seed=0)
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (it is no mapping)
+            written = (stored.metadata() or {}).get("sha256")
     except (OSError, SafetensorError) as problem:
         raise InputError(f"{path}: unreadable weights ({problem}); make the encoder again") from problem
+    # Weights of another origin may carry none.
+    if written and written != tensors_sha256(tensors):
+        raise InputError(f"{path}: damaged weights (their sha256 is not the one in the header); make the encoder again")
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as problem:

@@ -12,8 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from neurorad.problems import InputError
+
 PARTIAL = ".writing-"
 """What the name of a file or folder begins with until it is whole."""
+
+MADE_AGAIN = "delete it and give the same command again: the run makes it anew"
 
 
 @contextmanager
@@ -78,7 +82,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Raises InputError for a file that is no JSON, as a truncated one."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
@@ -90,21 +98,29 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
             case ".csv":
                 table.to_csv(temporary, index=False, lineterminator="\n")
             case ".parquet":
-                table.to_parquet(temporary, index=False)
+                table.to_parquet(temporary, index=False, write_page_checksum=True)
             case other:
                 raise ValueError(f"{path}: a table is written as .tsv, .csv or .parquet, not {other!r}")
 
 
 def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", "scan")) -> pd.DataFrame:
-    """Read a table written by `write_table`; identifiers named in `text` stay strings ("007")."""
-    match Path(path).suffix:
-        case ".tsv" | ".csv" as suffix:
-            separator = "\t" if suffix == ".tsv" else ","
-            return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(text, str))
-        case ".parquet":
-            return pd.read_parquet(path)
-        case other:
-            raise ValueError(f"{path}: a table is read from .tsv, .csv or .parquet, not {other!r}")
+    """Read a table written by `write_table`; identifiers named in `text` stay strings ("007").
+
+    Raises:
+        InputError: an empty table, or a `.parquet` whose bytes are not those that were written (its pages carry checksums).
+    """
+    try:
+        match Path(path).suffix:
+            case ".tsv" | ".csv" as suffix:
+                separator = "\t" if suffix == ".tsv" else ","
+                return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(text, str))
+            case ".parquet":
+                return pd.read_parquet(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
+    raise ValueError(f"{path}: a table is read from .tsv, .csv or .parquet, not {Path(path).suffix!r}")
 
 
 def sha256(path: str | Path) -> str:
