@@ -23,8 +23,9 @@ import torch
 
 from neurorad import RESOURCES, volumes
 from neurorad.pretraining.devices import make_fabric
-from neurorad.pretraining.engine import Progress, Run, make_batches, start, take_step
+from neurorad.pretraining.engine import make_batches, take_step
 from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.runs import Progress, Run, start
 from neurorad.pretraining.scans import Scans
 from neurorad.pretraining.views import Crop, make_views
 

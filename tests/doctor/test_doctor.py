@@ -12,8 +12,8 @@ from neurorad.doctor.checks import check_cohorts, check_leakage, check_weights
 from neurorad.doctor.configuration import read_config
 from neurorad.doctor.size import check_size, forward_flops, step_flops
 from neurorad.encoder import Architecture, Encoder
-from neurorad.pretraining.engine import Run, build_method
 from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.runs import Run, build_method
 from neurorad.problems import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

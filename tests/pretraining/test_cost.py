@@ -19,8 +19,8 @@ from neurorad.pretraining.arithmetic import (
     preset_values,
     views,
 )
-from neurorad.pretraining.engine import Run, build_method
 from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.runs import Run, build_method
 
 from .conftest import write_tiny_presets
 

@@ -10,8 +10,9 @@ import torch.multiprocessing
 from lightning_fabric import Fabric
 
 from neurorad.pretraining.devices import gathered, make_fabric, share
-from neurorad.pretraining.engine import Run, make_batches, start, take_step
+from neurorad.pretraining.engine import make_batches, take_step
 from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.runs import Run, start
 from neurorad.pretraining.scans import read_scans
 from neurorad.problems import InputError
 

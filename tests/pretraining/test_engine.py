@@ -11,12 +11,13 @@ import torch
 from neurorad.cli import main
 from neurorad.encoder import load_encoder
 from neurorad.files import read_json, write_table
-from neurorad.pretraining import engine
+from neurorad.pretraining import engine, runs
 from neurorad.pretraining.checkpoint import CHECKPOINT, LOCK, load_checkpoint
 from neurorad.pretraining.devices import make_fabric
-from neurorad.pretraining.engine import Run, train
+from neurorad.pretraining.engine import train
 from neurorad.pretraining.outputs import write_outputs
 from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.runs import Run
 from neurorad.pretraining.scans import read_scans
 from neurorad.problems import InputError
 
@@ -208,21 +209,21 @@ def test_loss_falls_when_there_is_something_to_learn(study, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(study, tmp_path, monkeypatch):
     run, scans = make_run(write_tiny_presets(tmp_path / "presets.yaml")), read_scans(study)
-    real = engine.build_method
+    real = runs.build_method
 
     def broken(run, scans):
         method = real(run, scans)
         method.projector[-1].weight.data.fill_(float("nan"))
         return method
 
-    monkeypatch.setattr(engine, "build_method", broken)
+    monkeypatch.setattr(runs, "build_method", broken)
     with pytest.raises(InputError, match=r"step 0: the loss of cohort-\d/scan-\d+ is nan \(4 of 4 samples"):
         finish(run, scans, tmp_path / "out")
 
 
 def test_collapsed_features_stop_the_run(study, tmp_path, monkeypatch):
     run, scans = make_run(write_tiny_presets(tmp_path / "presets.yaml")), read_scans(study)
-    real = engine.build_method
+    real = runs.build_method
 
     def dead(run, scans):
         method = real(run, scans)
@@ -236,7 +237,7 @@ def test_collapsed_features_stop_the_run(study, tmp_path, monkeypatch):
         method.predictor.requires_grad_(True)
         return method
 
-    monkeypatch.setattr(engine, "build_method", dead)
+    monkeypatch.setattr(runs, "build_method", dead)
     with pytest.raises(InputError, match="features collapsed"):
         finish(run, scans, tmp_path / "out")
 

@@ -9,8 +9,8 @@ import torch
 from neurorad import RESOURCES
 from neurorad.doctor.checks import NOTE, OK, PROBLEM, Finding
 from neurorad.encoder import Encoder, choose_device
-from neurorad.pretraining.engine import Run, build_method
 from neurorad.pretraining.presets import Preset, read_preset
+from neurorad.pretraining.runs import Run, build_method
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 

@@ -72,10 +72,11 @@ def pretrain(args: argparse.Namespace) -> None:
     from neurorad.encoder import choose_device
     from neurorad.pretraining.checkpoint import locked
     from neurorad.pretraining.devices import make_fabric
-    from neurorad.pretraining.engine import Run, train
+    from neurorad.pretraining.engine import train
     from neurorad.pretraining.objectives import read_reference
     from neurorad.pretraining.outputs import write_outputs
     from neurorad.pretraining.presets import read_preset
+    from neurorad.pretraining.runs import Run
     from neurorad.pretraining.scans import read_scans
 
     if (args.objective == "excess") != (args.reference is not None):

@@ -7,8 +7,9 @@ import torch
 
 from neurorad.pretraining.arithmetic import SUSTAINED, job_memory_mb, job_minutes, need
 from neurorad.pretraining.devices import make_fabric
-from neurorad.pretraining.engine import Run, sample_seeds, start, take_step
+from neurorad.pretraining.engine import sample_seeds, take_step
 from neurorad.pretraining.presets import Preset
+from neurorad.pretraining.runs import Run, start
 from neurorad.pretraining.scans import Scans
 from neurorad.pretraining.step import Batch
 from neurorad.pretraining.views import make_views

@@ -4,32 +4,20 @@ trace."""
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
-from neurorad.encoder import initialised
-from neurorad.files import write_table
-from neurorad.pretraining.byol import Byol
-from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT, CheckpointError, load_checkpoint, save_checkpoint
-from neurorad.pretraining.devices import OneStep, anywhere, gathered, share
-from neurorad.pretraining.dino import Dino
-from neurorad.pretraining.dro import GroupDRO, group_sums
-from neurorad.pretraining.mae import Mae
-from neurorad.pretraining.mae_feature import FeatureMae
-from neurorad.pretraining.moco import Moco
-from neurorad.pretraining.moco_v3 import MocoV3
-from neurorad.pretraining.objectives import WEIGHTED, WorstGroup, compared, group_weighting, total_loss
-from neurorad.pretraining.presets import Preset
+from neurorad.pretraining.devices import anywhere, gathered, share
+from neurorad.pretraining.dro import group_sums
+from neurorad.pretraining.keeper import Keeper, stop_signals
+from neurorad.pretraining.objectives import WEIGHTED, compared, total_loss
+from neurorad.pretraining.runs import Progress, Run, start
 from neurorad.pretraining.sampler import make_sampler
 from neurorad.pretraining.scans import LostVolumeError, Scans
 from neurorad.pretraining.step import Batch, StepResult, learning_rate
@@ -37,123 +25,6 @@ from neurorad.pretraining.views import make_views
 from neurorad.pretraining.watch import Meter, Watchdog, event_files, group_rows, history_row, troubles
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm3d)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is trained. Runs that differ in `objective` alone start alike and see the same views in the same order.
-
-    `reference`: for `excess`, the signal of each group that the base run ended with.
-    """
-
-    method: str
-    objective: str
-    seed: int
-    preset: Preset
-    reference: dict[str, float] | None = None
-
-    def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
-        """All that a checkpoint must agree with to be resumed. Not the number of devices: a run may change it."""
-        return {
-            "method": self.method,
-            "objective": self.objective,
-            "seed": self.seed,
-            "preset": self.preset.values,
-            "reference": self.reference,
-            "manifest": scans.manifest_sha256,
-            "preprocessing": scans.preprocessing,
-            "device": device.type,
-            "torch": str(torch.__version__),
-        }
-
-    @property
-    def warmup(self) -> int:
-        """Steps of rising learning rate."""
-        return round(self.preset.training.warmup * self.preset.training.steps)
-
-
-@dataclass
-class Progress:
-    """Everything that changes while training; `step` counts finished steps. `forward` is the method's step as Fabric
-    wrapped it; `parts`: micro-batches of a step."""
-
-    method: nn.Module
-    forward: nn.Module
-    optimiser: torch.optim.Optimizer
-    dro: GroupDRO | WorstGroup
-    parts: int = 1
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-
-
-def build_method(run: Run, scans: int) -> nn.Module:
-    """The method with its initial weights; the encoder starts as `initialised(architecture, seed)` for every method."""
-    preset, encoder = run.preset, initialised(run.preset.encoder, run.seed)
-    steps, batch_size = preset.training.steps, preset.training.batch_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(run.seed, run.method, "heads"))
-        match run.method:
-            case "byol":
-                return Byol(encoder, preset.method, steps, batch_size)
-            case "dino":
-                return Dino(encoder, preset.method, steps)
-            case "mae" if preset.method.masking == "voxel_feature":
-                return FeatureMae(encoder, preset.method)
-            case "mae":
-                return Mae(encoder, preset.method)
-            case "moco" if preset.method.version == 3:
-                return MocoV3(encoder, preset.method, steps, batch_size)
-            case "moco":
-                return Moco(encoder, preset.method, steps, scans)
-            case other:
-                raise InputError(f"unknown method {other!r}")
-
-
-def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; biases and norms (all parameters with one axis) do not decay."""
-    learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=rate,
-    )
-
-
-def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
-    training = run.preset.training
-    method = _with_common_statistics(build_method(run, len(scans.names)), fabric, training.batch_size, parts)
-    method = method.to(fabric.device).train()
-    patients = {name: group["patients"] for name, group in scans.group_table().items()}
-    warmup = round(run.preset.dro.warmup * training.steps)
-    dro = group_weighting(run.objective, patients, run.preset.dro, warmup, run.reference)
-    optimiser = make_optimiser(method, training.learning_rate, training.weight_decay)
-    forward, optimiser = fabric.setup(OneStep(method), optimiser)
-    return Progress(method, forward, optimiser, dro, parts)
-
-
-def _with_common_statistics(method: nn.Module, fabric: Fabric, batch_size: int, parts: int) -> nn.Module:
-    """Batch norm over the samples of all devices. Raises InputError where that cannot be."""
-    if not any(isinstance(module, NORMS) for module in method.modules()):
-        return method
-    if parts > 1:
-        raise InputError(
-            f"--accumulate {parts}: batch norm would see {batch_size // parts} samples at a time and not "
-            f"{batch_size}; use encoder.norm group and training.batch_size below 16 (heads without batch norm), or no "
-            "accumulation"
-        )
-    if fabric.world_size == 1:
-        return method
-    if fabric.device.type != "cuda":
-        raise InputError(
-            "batch norm over several processes needs GPUs; use encoder.norm group and training.batch_size below 16 "
-            "(heads without batch norm), or --devices 1"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(method)
 
 
 def train(
@@ -357,79 +228,3 @@ def _refuse_not_finite(step: int, losses: Tensor, names: Sequence[str], norm: Te
         raise InputError(
             f"step {step}: the gradient is not finite; lower training.learning_rate or training.clip_norm in the preset"
         )
-
-
-class Keeper:
-    """Writes a run's checkpoint now and then, and reads it back. Only the first process writes."""
-
-    def __init__(
-        self, out: Path, identity: dict[str, Any], seconds: float, writes: bool, say: Callable[[str], None]
-    ) -> None:
-        self.out, self.identity, self.seconds, self.writes, self.say = out, identity, seconds, writes, say
-        self.path, self.saved = out / CHECKPOINT, time.monotonic()
-
-    def look(self, progress: Progress, healthy: bool, now: bool) -> None:
-        """Save if it is time, but never over a good checkpoint once something looks wrong.
-
-        Raises:
-            InputError: it could not be written.
-        """
-        due = now or time.monotonic() - self.saved >= self.seconds
-        if not (self.writes and healthy and due):
-            return
-        state = {
-            "identity": self.identity,
-            "step": progress.step,
-            "method": progress.method.state_dict(),
-            "optimiser": progress.optimiser.state_dict(),
-            "dro": progress.dro.state_dict(),
-            "history": progress.history,
-            "groups": progress.groups,
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        save_checkpoint(self.path, state)
-        # For who watches a run that takes days; the last rows are written with the encoder.
-        write_table(self.out / "history.csv", pd.DataFrame(progress.history))
-        write_table(self.out / "groups.csv", pd.DataFrame(progress.groups))
-        self.saved = time.monotonic()
-
-    def resume(self, progress: Progress) -> None:
-        """Continue from the checkpoint; a damaged one is overwritten later, one of another run is put aside."""
-        if not self.path.is_file():
-            return
-        try:
-            state = load_checkpoint(self.path)
-            differing = [key for key in self.identity if state["identity"].get(key) != self.identity[key]]
-        except CheckpointError as problem:
-            self.say(f"{self.path}: unreadable checkpoint ({problem}); starting at step 0")
-            return
-        if differing:
-            self.say(
-                f"{self.path}: checkpoint of another run (differs in {', '.join(differing)}), kept as {ASIDE} until "
-                "this run is done; starting at step 0"
-            )
-            if self.writes:
-                self.path.rename(self.out / ASIDE)
-            return
-        progress.method.load_state_dict(state["method"])
-        progress.optimiser.load_state_dict(state["optimiser"])
-        progress.dro.load_state_dict(state["dro"])
-        progress.step, progress.history, progress.groups = state["step"], state["history"], state["groups"]
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] and len(state["cuda_random"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_random"])
-        self.say(f"resumed at step {progress.step}")
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Yield a list to which SIGTERM and SIGUSR1 are added instead of ending the process."""
-    received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda signum, frame: received.append(signum)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

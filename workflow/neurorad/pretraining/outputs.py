@@ -12,7 +12,7 @@ from neurorad import __version__
 from neurorad.encoder import CARD, Encoder, load_encoder, parameter_count, save_weights
 from neurorad.files import write_json, write_table
 from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT
-from neurorad.pretraining.engine import Progress, Run
+from neurorad.pretraining.runs import Progress, Run
 from neurorad.pretraining.scans import Scans
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of

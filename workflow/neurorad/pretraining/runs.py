@@ -1,0 +1,140 @@
+"""A run of pretraining: what is trained, with which networks, and all that changes while it trains."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from neurorad.encoder import initialised
+from neurorad.pretraining.byol import Byol
+from neurorad.pretraining.devices import OneStep
+from neurorad.pretraining.dino import Dino
+from neurorad.pretraining.dro import GroupDRO
+from neurorad.pretraining.mae import Mae
+from neurorad.pretraining.mae_feature import FeatureMae
+from neurorad.pretraining.moco import Moco
+from neurorad.pretraining.moco_v3 import MocoV3
+from neurorad.pretraining.objectives import WorstGroup, group_weighting
+from neurorad.pretraining.presets import Preset
+from neurorad.pretraining.scans import Scans
+from neurorad.problems import InputError
+from neurorad.seeds import seed_of
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained. Runs that differ in `objective` alone start alike and see the same views in the same order.
+
+    `reference`: for `excess`, the signal of each group that the base run ended with.
+    """
+
+    method: str
+    objective: str
+    seed: int
+    preset: Preset
+    reference: dict[str, float] | None = None
+
+    def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
+        """All that a checkpoint must agree with to be resumed. Not the number of devices: a run may change it."""
+        return {
+            "method": self.method,
+            "objective": self.objective,
+            "seed": self.seed,
+            "preset": self.preset.values,
+            "reference": self.reference,
+            "manifest": scans.manifest_sha256,
+            "preprocessing": scans.preprocessing,
+            "device": device.type,
+            "torch": str(torch.__version__),
+        }
+
+    @property
+    def warmup(self) -> int:
+        """Steps of rising learning rate."""
+        return round(self.preset.training.warmup * self.preset.training.steps)
+
+
+@dataclass
+class Progress:
+    """Everything that changes while training; `step` counts finished steps. `forward` is the method's step as Fabric
+    wrapped it; `parts`: micro-batches of a step."""
+
+    method: nn.Module
+    forward: nn.Module
+    optimiser: torch.optim.Optimizer
+    dro: GroupDRO | WorstGroup
+    parts: int = 1
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+
+def build_method(run: Run, scans: int) -> nn.Module:
+    """The method with its initial weights; the encoder starts as `initialised(architecture, seed)` for every method."""
+    preset, encoder = run.preset, initialised(run.preset.encoder, run.seed)
+    steps, batch_size = preset.training.steps, preset.training.batch_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(run.seed, run.method, "heads"))
+        match run.method:
+            case "byol":
+                return Byol(encoder, preset.method, steps, batch_size)
+            case "dino":
+                return Dino(encoder, preset.method, steps)
+            case "mae" if preset.method.masking == "voxel_feature":
+                return FeatureMae(encoder, preset.method)
+            case "mae":
+                return Mae(encoder, preset.method)
+            case "moco" if preset.method.version == 3:
+                return MocoV3(encoder, preset.method, steps, batch_size)
+            case "moco":
+                return Moco(encoder, preset.method, steps, scans)
+            case other:
+                raise InputError(f"unknown method {other!r}")
+
+
+def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; biases and norms (all parameters with one axis) do not decay."""
+    learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=rate,
+    )
+
+
+def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
+    training = run.preset.training
+    method = _with_common_statistics(build_method(run, len(scans.names)), fabric, training.batch_size, parts)
+    method = method.to(fabric.device).train()
+    patients = {name: group["patients"] for name, group in scans.group_table().items()}
+    warmup = round(run.preset.dro.warmup * training.steps)
+    dro = group_weighting(run.objective, patients, run.preset.dro, warmup, run.reference)
+    optimiser = make_optimiser(method, training.learning_rate, training.weight_decay)
+    forward, optimiser = fabric.setup(OneStep(method), optimiser)
+    return Progress(method, forward, optimiser, dro, parts)
+
+
+def _with_common_statistics(method: nn.Module, fabric: Fabric, batch_size: int, parts: int) -> nn.Module:
+    """Batch norm over the samples of all devices. Raises InputError where that cannot be."""
+    if not any(isinstance(module, NORMS) for module in method.modules()):
+        return method
+    if parts > 1:
+        raise InputError(
+            f"--accumulate {parts}: batch norm would see {batch_size // parts} samples at a time and not "
+            f"{batch_size}; use encoder.norm group and training.batch_size below 16 (heads without batch norm), or no "
+            "accumulation"
+        )
+    if fabric.world_size == 1:
+        return method
+    if fabric.device.type != "cuda":
+        raise InputError(
+            "batch norm over several processes needs GPUs; use encoder.norm group and training.batch_size below 16 "
+            "(heads without batch norm), or --devices 1"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(method)
