@@ -15,6 +15,7 @@ from neurorad.evaluation.classifier import fit_classifier, fit_regressor
 from neurorad.evaluation.conformal import class_p_values
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import POOLED, TRAINED_ONLY, Cell, cells
+from neurorad.evaluation.layers import Layer, layer_table
 from neurorad.evaluation.permutation import permutation_test
 from neurorad.evaluation.robust import small_groups_joined
 from neurorad.evaluation.tidy import NEEDED, join_notes, shortage, warning
@@ -47,11 +48,13 @@ def cross_validate(
     seed: int,
     clinical: np.ndarray | None = None,
     robust: bool = False,
+    layers: list[Layer] | None = None,
 ) -> dict[str, np.ndarray]:
     """Out-of-fold scores of the tested patients of a cell.
 
     Args:
-        x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown.
+        x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown. layers: each fold's model
+            is appended, as the layer whose output is `score`.
 
     Returns:
         Arrays `[repeats, tested]`: `score` (logit / SD of the inner out-of-fold logits: on one scale over folds, and 0
@@ -79,6 +82,9 @@ def cross_validate(
             model = fit_classifier(x[~test], y[~test], strata[~test], random)
             logit = model(x[test])
             put("score", repeat, test, logit / model.scale)
+            if layers is not None:
+                weights, intercept = model.projection.fold(model.coefficients, model.intercept)
+                layers.append(Layer(weights / model.scale, intercept / model.scale, repeat, int(fold)))
             put("margin", repeat, test, (logit - model.threshold) / model.scale)
             put("probability", repeat, test, expit(logit + model.prior))
             for name, p in zip(("p_negative", "p_positive"), class_p_values(model.inner, y[~test], logit), strict=True):
@@ -265,9 +271,9 @@ def probe(
 
     Returns:
         Tidy rows; predictions (one row a tested patient and cell: encoder endpoint protocol site cohort patient scan
-        label, what `cross_validate` returns, and score_r0 ... of each repeat); coefficients (endpoint site intercept
-        e0 ...: the probe of all sites, trained on every patient, as one linear layer on the raw embedding whose output
-        is the class-balanced logit).
+        label, what `cross_validate` returns, and score_r0 ... of each repeat); coefficients (of
+        `layer_table`, all sites pooled: the probe of each fold, whose output is the score, and the probe of everybody,
+        repeat and fold -1, whose output is the class-balanced logit).
     """
     rows: list[dict[str, object]] = []
     predictions, coefficients = [], []
@@ -287,7 +293,9 @@ def probe(
             rows += [{**counted, "metric": name, "value": np.nan, "note": note} for name in names]
             continue
         age_sex = None if clinical is None else clinical.of(cell.patients)
-        found = cross_validate(cell, x, endpoint, seed, age_sex, robust)
+        pooled = cell.protocol == "combined" and cell.site == POOLED
+        layers: list[Layer] = []
+        found = cross_validate(cell, x, endpoint, seed, age_sex, robust, layers if pooled else None)
         mean = averaged(found)
         random = generator(seed, "bootstrap", *where.values())
         counts = metrics.bootstrap_counts(len(tested), replicates, random)
@@ -304,8 +312,9 @@ def probe(
         own += added_value_rows(truth, mean) if age_sex is not None else []
         rows += [{**counted, **row, "note": join_notes(left_out, str(row["note"]))} for row in own]
         predictions.append(_predictions(embeddings.encoder, where, tested, truth, mean, found["score"]))
-        if cell.protocol == "combined" and cell.site == POOLED:
-            coefficients.append(_coefficients(cell, x, endpoint, seed, embeddings.columns))
+        if pooled:
+            layers.append(_everybodys(cell, x, endpoint, seed))
+            coefficients.append(layer_table(cell.endpoint, cell.site, layers, embeddings.columns))
     return rows, _stack(predictions, PREDICTION_COLUMNS), _stack(coefficients, ["endpoint", "site", "intercept"])
 
 
@@ -334,11 +343,9 @@ def _predictions(
     return pd.DataFrame({"encoder": encoder, **where, **who, "label": truth, **missing, **mean, **each})
 
 
-def _coefficients(cell: Cell, x: np.ndarray, endpoint: Endpoint, seed: int, columns: list[str]) -> pd.DataFrame:
+def _everybodys(cell: Cell, x: np.ndarray, endpoint: Endpoint, seed: int) -> Layer:
     patients = cell.patients
     y = binary(patients["label"], endpoint).to_numpy()
     strata = (y.astype(str) + "/" + patients["cohort"]).to_numpy()
     model = fit_classifier(x, y, strata, generator(seed, "probe", cell.endpoint, "final"))
-    weights, intercept = model.projection.fold(model.coefficients, model.intercept)
-    first = {"endpoint": cell.endpoint, "site": cell.site, "intercept": intercept}
-    return pd.DataFrame([{**first, **dict(zip(columns, weights, strict=True))}])
+    return Layer(*model.projection.fold(model.coefficients, model.intercept))

@@ -8,6 +8,7 @@ from neurorad.evaluation.combat import fit_combat
 from neurorad.evaluation.cox import RiskSets, cumulative_hazard, fit_cox, gradient, log_likelihood, risk_sets
 from neurorad.evaluation.elastic_net import elastic_net_path, largest_penalty
 from neurorad.evaluation.folds import TRAINED_ONLY, Cell, deal
+from neurorad.evaluation.layers import Layer
 from neurorad.evaluation.linear import Projection, project, standardisation
 from neurorad.evaluation.time_metrics import survival_at
 from neurorad.seeds import generator
@@ -137,6 +138,7 @@ class OutOfFold:
         reference: `[n, grid]` Kaplan-Meier of the training patients (of the patient's site, if trained on).
         grid: `[grid]` days.
         nets: share of the models that are elastic nets.
+        layers: each fold's model, as the layer whose output is `risk`.
     """
 
     risk: np.ndarray
@@ -145,6 +147,7 @@ class OutOfFold:
     reference: np.ndarray
     grid: np.ndarray
     nets: float
+    layers: tuple[Layer, ...]
 
 
 def cross_validate(
@@ -161,7 +164,7 @@ def cross_validate(
     assignments = cell.assignments()
     risk = np.full(assignments.shape, np.nan)
     log_risk, alive, reference = np.zeros(len(x)), np.zeros((len(x), len(grid))), np.zeros((len(x), len(grid)))
-    kinds = []
+    kinds, layers = [], []
     for repeat, fold_of in enumerate(assignments):
         for fold in np.unique(fold_of[fold_of != TRAINED_ONLY]):
             test = np.flatnonzero(fold_of == fold)
@@ -177,6 +180,8 @@ def cross_validate(
             # Nobody is told a risk beyond the most extreme training patient: a linear model extrapolates without end.
             above = np.clip(model(x[test]), seen.min(), seen.max()) - middle
             risk[repeat, test] = above / spread
+            ends = ((seen.min() - middle) / spread, (seen.max() - middle) / spread)
+            layers.append(Layer(model.weights / spread, (model.intercept - middle) / spread, repeat, int(fold), *ends))
             # A collapsed encoder's features differ by rounding alone: its risk is the median's for everybody.
             above = above if np.isfinite(spread) else np.zeros(len(test))
             log_risk[test] += above
@@ -192,7 +197,13 @@ def cross_validate(
     n = len(assignments)
     nets = float(np.mean([kind == ELASTIC_NET for kind in kinds]))
     return OutOfFold(
-        risk[:, tested], log_risk[tested] / n, alive[tested] / n, reference[tested] / n, np.asarray(grid, float), nets
+        risk[:, tested],
+        log_risk[tested] / n,
+        alive[tested] / n,
+        reference[tested] / n,
+        np.asarray(grid, float),
+        nets,
+        tuple(layers),
     )
 
 

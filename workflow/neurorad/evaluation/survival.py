@@ -11,6 +11,7 @@ from neurorad.endpoints import Endpoint, binary
 from neurorad.evaluation import metrics
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import KEY, POOLED, SURVIVAL_STEPS, TRAINED_ONLY, Cell, cells, survival_exclusion
+from neurorad.evaluation.layers import Layer, layer_table
 from neurorad.evaluation.prognosis import METRICS, group_rows, horizon, prognosis_rows, time_grid
 from neurorad.evaluation.risk import OutOfFold, cross_validate, fit_risk
 from neurorad.evaluation.tidy import NEEDED, WARNED, join_notes
@@ -107,8 +108,8 @@ def survival(
         Tidy rows (with `at` where a metric has several); predictions (one row a tested patient and cell: encoder
         endpoint protocol site cohort patient scan risk group log_risk dead_12m os_days event, and risk_r0 ...); curves
         (encoder protocol site stratum time survival ci_low ci_high at_risk, of `within_site` risk groups and of
-        markers); coefficients (endpoint site intercept e0 ...: the log risk of the model of all sites on the raw
-        embedding).
+        markers); coefficients (of `layer_table`, all sites pooled: the model of each fold, whose output is the risk, and
+        the model of everybody, repeat and fold -1, whose output is the log risk).
     """
     everybody = folds[(folds["endpoint"] == "site") & (folds["repeat"] == 0)]
     rows: list[dict[str, object]] = inclusion_rows(everybody, patients)
@@ -117,9 +118,11 @@ def survival(
         cell, x, left_out = embeddings.cover(whole)
         days, event = outcomes(cell, patients)
         reason = not_estimable(cell)
-        rows += _cell_rows(cell, x, days, event, reason, left_out, seed, replicates, predictions)
+        layers: list[Layer] = []
+        rows += _cell_rows(cell, x, days, event, reason, left_out, seed, replicates, predictions, layers)
         if not reason and cell.protocol == "combined" and cell.site == POOLED:
-            coefficients.append(_coefficients(cell, x, days, event, seed, embeddings.columns))
+            layers.append(_everybodys(cell, x, days, event, seed))
+            coefficients.append(layer_table(ENDPOINT, cell.site, layers, embeddings.columns))
         if cell.protocol == "within_site":
             if not reason:
                 group = predictions[-1]["group"].to_numpy()
@@ -150,8 +153,9 @@ def _cell_rows(
     seed: int,
     replicates: int,
     predictions: list[pd.DataFrame],
+    layers: list[Layer],
 ) -> list[dict[str, object]]:
-    """The rows of one cell; what was predicted for its patients is appended to `predictions`."""
+    """The rows of one cell; what was predicted for its patients is appended to `predictions`, its models to `layers`."""
     where = {"endpoint": ENDPOINT, "protocol": cell.protocol, "site": cell.site}
     tested = (cell.patients["fold"] != TRAINED_ONLY).to_numpy()
     days, event, who = all_days[tested], all_event[tested], cell.tested
@@ -163,6 +167,7 @@ def _cell_rows(
     found = cross_validate(cell, x, all_days, all_event, seed, time_grid(tau))
     counts = metrics.bootstrap_counts(len(who), replicates, generator(seed, "bootstrap", *where.values()))
     predictions.append(_predictions(where, who, found, days, event))
+    layers += found.layers
     caveat = join_notes(warning(int(event.sum())), left_out)
     rows = []
     for row in prognosis_rows(found, days, event, who["cohort"].to_numpy(str), counts, tau):
@@ -243,10 +248,7 @@ def _curves(
     return parts
 
 
-def _coefficients(
-    cell: Cell, x: np.ndarray, days: np.ndarray, event: np.ndarray, seed: int, columns: list[str]
-) -> pd.DataFrame:
+def _everybodys(cell: Cell, x: np.ndarray, days: np.ndarray, event: np.ndarray, seed: int) -> Layer:
     sites = cell.patients["cohort"].to_numpy(str)
     model = fit_risk(x, days, event, sites, generator(seed, "survival", "final"))
-    first = {"endpoint": ENDPOINT, "site": cell.site, "intercept": model.intercept}
-    return pd.DataFrame([{**first, **dict(zip(columns, model.weights, strict=True))}])
+    return Layer(model.weights, model.intercept)

@@ -165,6 +165,8 @@ def _standardise(
                 "brain_mask": volume.brain,
                 "quality": volume.quality,
                 "transforms": volume.transforms,
+                "affine": volume.affine,
+                "grids": volume.grids,
                 "tools": {name: version(name) for name in ("antspyx", "deepbet", "dcm2niix", "HD-BET", "nibabel")},
             }
             save(path, volume.voxels, card)

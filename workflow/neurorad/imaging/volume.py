@@ -31,6 +31,7 @@ from neurorad.imaging.registration import (
     working_copy,
 )
 from neurorad.imaging.scan import Image, ScanError, detected_state, read_image, same_grid, scan_state
+from neurorad.nifti import read_geometry
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
@@ -91,7 +92,11 @@ def _own_atlas(source: dict[str, str]) -> Image:
 class Volume:
     """`voxels` [4, D, H, W] float32, `tumour` uint8 [D, H, W] or None, `state` of the scan's images as it was detected,
     `present` the sequences that it has (the channels of others are 0), `brain` how its mask was made, the numbers of its
-    QC, and its `pictures` (suffix of the file -> bytes)."""
+    QC, and its `pictures` (suffix of the file -> bytes).
+
+    `transforms` lead from the volume's RAS mm to those of each sequence's file. With `affine` [4, 4] (volume voxel to RAS
+    mm) and `grids` (shape and affine of each file as it was read) a map goes back to the scanner's own voxels.
+    """
 
     voxels: np.ndarray
     tumour: np.ndarray | None
@@ -100,6 +105,8 @@ class Volume:
     brain: dict[str, Any]
     quality: dict[str, float]
     transforms: dict[str, list[list[float]]]
+    affine: list[list[float]]
+    grids: dict[str, dict[str, list]]
     pictures: dict[str, bytes]
 
 
@@ -177,8 +184,15 @@ def make_volume(
         brain.card,
         {k: round(float(v), 4) for k, v in quality.items()},
         {name: (to_t1c[name] @ to_atlas).round(6).tolist() for name in images},
+        atlas.target.affine.tolist(),
+        {name: _grid(files[name]) for name in images},
         sheet(voxels, before, atlas.target.voxels),
     )
+
+
+def _grid(path: Path) -> dict[str, list]:
+    found = read_geometry(path)
+    return {"shape": list(found.shape), "affine": found.affine.tolist()}
 
 
 @dataclass(frozen=True)
