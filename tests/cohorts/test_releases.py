@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurorad.cohorts.releases import RELEASES, generic, release_of
-from neurorad.doctor.configuration import SCHEMA
+from neurorad.configuration import SCHEMA
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 

@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from neurorad.cli import main
+from neurorad.configuration import read_config
 from neurorad.doctor.checks import check_cohorts, check_leakage, check_weights
-from neurorad.doctor.configuration import read_config
 from neurorad.doctor.size import check_size, forward_flops, step_flops
 from neurorad.encoder import Architecture, Encoder
 from neurorad.pretraining.presets import read_preset

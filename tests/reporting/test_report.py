@@ -99,7 +99,7 @@ def test_every_table_is_there_with_its_number_of_rows(parts):
 
 def test_chapters_hold_every_known_figure_and_table_once():
     assert sorted(name for chapter in CHAPTERS for name in chapter[2]) == sorted(FIGURES)
-    assert sorted(name for chapter in CHAPTERS for name in chapter[3]) == sorted(TABLES)
+    assert sorted(name for chapter in CHAPTERS for name in chapter[3]) == sorted([*TABLES, "claims", "deviations"])
 
 
 def test_chapters_follow_the_paper_and_what_no_chapter_knows_comes_last(parts):
@@ -183,6 +183,15 @@ def test_what_a_table_calls_not_estimable_the_page_calls_so(parts, study):
     text = Page(report_html(**parts)).text
     assert text.count("not estimable: fewer than 5 positive patients") == len(lost) > 0
     assert text.count("–") >= 3 * len(lost)
+
+
+def test_the_plan_of_the_tables_is_said_once_at_the_top(parts):
+    assert "Analysis plan: no table says." in Page(report_html(**parts)).text
+    parts["tables"] = {name: rows.assign(plan="plan 1a2b locked 2026-01-02") for name, rows in parts["tables"].items()}
+    text = Page(report_html(**parts)).text
+    assert text.count("plan 1a2b locked 2026-01-02") == 1
+    parts["tables"]["probe"]["plan"] = "plan not locked"
+    assert "Analysis plan: plan 1a2b locked 2026-01-02; plan not locked." in Page(report_html(**parts)).text
 
 
 def test_the_answer_is_the_verdict_of_the_comparison(parts, study):

@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> None:
         case "figure":
             for suffix in (".svg", ".png"):
                 write("--out", below=suffix)
+        case "deviations":
+            write("--out", "\n".join(rest))
         case "compare" | "clean" | "reliability":
             write("--out")
         case _:

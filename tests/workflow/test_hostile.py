@@ -5,7 +5,7 @@ import shlex
 import pytest
 import yaml
 
-from neurorad.doctor.configuration import read_config
+from neurorad.configuration import read_config
 from neurorad.problems import InputError
 from tests.workflow.test_dag import dry_run
 from tests.workflow.test_incremental import config

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neurorad.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 SCANS = 6
@@ -105,6 +107,7 @@ def settings_of(study: Path) -> dict:
 
 EVALUATION = {"folds", "embed", "probe", "survival", "invariance", "compare", "explain", "clean", "reliability"}
 REPORTING = {"report", "crate"}
+ABOUT_THE_STUDY = {"claims", "deviations"}
 
 
 def stages(counts: Counter) -> set[str]:
@@ -170,7 +173,7 @@ def test_one_label_corrected_embeds_and_trains_nothing(study):
     table.write_text(table.read_text().replace("wildtype", "mutated", 1))
     counts = finish(study, settings_of(study))
     assert counts["labels"] == 1
-    assert stages(counts) <= {"labels", "audit", "excluded", "qc"} | EVALUATION | REPORTING
+    assert stages(counts) <= {"labels", "audit", "excluded", "qc"} | EVALUATION | REPORTING | ABOUT_THE_STUDY
     assert counts["pretrain"] == counts["volumes"] == 0
     assert counts["probe"] == counts["survival"] == 4 + 2
     assert counts["embed"] <= 1  # the clinical baseline reads the label table
@@ -180,7 +183,7 @@ def test_an_evaluation_setting_leaves_volumes_encoders_and_embeddings_alone(stud
     settings = settings_of(study)
     settings["evaluation"]["repeats"] = 4
     counts = finish(study, settings)
-    assert stages(counts) == (EVALUATION - {"embed"}) | REPORTING | {"config"}
+    assert stages(counts) == (EVALUATION - {"embed"}) | REPORTING | ABOUT_THE_STUDY | {"config"}
 
 
 @pytest.fixture
@@ -220,3 +223,30 @@ def test_changed_code_runs_what_it_made_and_what_depends_on_it(from_copy):
     counts = again()
     assert counts["pretrain"] == 4
     assert counts["volumes"] == counts["inventory"] == 0
+
+
+def lock_plan(study: Path) -> None:
+    main(["lock-plan", "--configfile", str(study / "study.yaml"), "--directory", str(study)])
+
+
+def test_a_locked_plan_is_written_into_the_tables_and_makes_nothing_else_again(study):
+    """Stamps stand in tables alone: no volume, encoder, embedding, evaluation or figure is made for them."""
+    lock_plan(study)
+    counts = ran(snakemake(study))
+    assert {name for name in counts if name.startswith("table_")}
+    assert not [name for name in counts if name.startswith("figure_")]
+    assert stages(counts) == REPORTING | ABOUT_THE_STUDY
+    (study / "analysis_plan.lock.json").touch()
+    assert ran(snakemake(study)) == {}
+
+
+def test_a_change_after_the_lock_is_a_deviation(study):
+    lock_plan(study)
+    snakemake(study)
+    settings = settings_of(study)
+    settings["evaluation"]["bootstrap"] = 600
+    counts = finish(study, settings)
+    assert counts["deviations"] == counts["claims"] == 1
+    assert counts["pretrain"] == counts["volumes"] == counts["embed"] == 0
+    told = (study / "results" / "tables" / "deviations.csv").read_text()
+    assert "evaluation.bootstrap" in told and "; 1 deviation" in told

@@ -16,7 +16,7 @@ STAGES = {
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean", "reliability"),
     "explanation": ("explain",),
     "reporting": ("figure", "table", "report"),
-    "provenance": ("crate", "verify", "phi-audit", "plan", "trace"),
+    "provenance": ("crate", "verify", "phi-audit", "plan", "trace", "lock-plan", "deviations", "claims"),
     "phantom": ("phantom",),
     "doctor": ("doctor",),
 }

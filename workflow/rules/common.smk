@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from neurorad import RESOURCES
+from neurorad.analysis_plan import LOCK, deviations, read_lock, stamp
 from neurorad.cohorts.inventory import listing_digest
 from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
@@ -35,6 +36,8 @@ BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for 
 EVALUATION = config["evaluation"]
 ENSEMBLES = ensemble_names(PRETRAINING) if EVALUATION.get("ensemble") else []
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
+LOCKED = read_lock(LOCK)
+PLAN = stamp(LOCKED, config)
 EXPLAINED = ["maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"]
 
 
@@ -355,6 +358,9 @@ FILES = {
 }
 """Every file that a flag of `neurorad figure` and `neurorad table` takes."""
 
+PROVENANCE_TABLES = ["claims", "deviations"]
+"""Tables about the study rather than of it; like the others below results/tables and in the report."""
+
 SHOWN = [name for name, entry in FIGURES.items() if all(FILES[need] for need in entry.needs)]
 WRITTEN = [name for name, (_, needs) in TABLES.items() if all(FILES[need] for need in needs)]
 
@@ -363,6 +369,26 @@ def figure_code(name):
     entry = FIGURES[name]
     drawn = code_of(reached_by(entry.draw), "reporting.inputs:read_tables", "reporting.theme:write_figure")
     return lambda wildcards: canonical([drawn(wildcards), entry.title, caption(name)])
+
+
+def declared():
+    """What the analysis plan declares, as one text."""
+    plan = config.get("analysis_plan", {})
+    return canonical({role: plan[role] for role in ("primary", "secondary") if role in plan})
+
+
+def plan_flags(wildcards):
+    return f"--plan {shlex.quote(PLAN)} --declared {shlex.quote(declared())}"
+
+
+def numbers(wildcards):
+    """The tables that planned numbers are looked for in."""
+    tidy = ("probe", "survival", "invariance", "comparison", "reliability")
+    return [f"results/tables/{name}.csv" for name in tidy if name in WRITTEN]
+
+
+def changed_from_plan(wildcards):
+    return canonical([vars(deviation) for deviation in deviations(LOCKED, config)])
 
 
 def drawn_from(needs):

@@ -47,9 +47,10 @@ for name in WRITTEN:
         params:
             name=name,
             sources=source_flags,
-            code=code_of(reached_by(TABLES[name][0]), "reporting.inputs:read_tables"),
+            plan=plan_flags,
+            code=code_of(reached_by(TABLES[name][0]), "reporting.inputs:read_tables", "analysis_plan:with_plan"),
         shell:
-            "neurorad table {params.name} {params.sources} --out {output:q} 2> >(tee {log:q} >&2)"
+            "neurorad table {params.name} {params.sources} {params.plan} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
 rule config:
@@ -72,7 +73,7 @@ rule config:
 rule report:
     input:
         figures=expand("results/figures/{name}.svg", name=SHOWN),
-        tables=expand("results/tables/{name}.csv", name=WRITTEN),
+        tables=expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
         excluded=FILES["excluded"],
         audit="results/cohorts/leakage_audit.json",
         config="results/provenance/config.yaml",

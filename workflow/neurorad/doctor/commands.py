@@ -20,8 +20,8 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_doctor(args: argparse.Namespace) -> None:
+    from neurorad.configuration import read_config
     from neurorad.doctor.checks import PROBLEM, check_cohorts, check_installation, check_leakage, check_weights
-    from neurorad.doctor.configuration import read_config
     from neurorad.doctor.size import check_size
 
     findings = check_installation()

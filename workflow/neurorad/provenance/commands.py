@@ -1,8 +1,11 @@
-"""Verbs of the provenance stage: crate, verify, phi-audit, plan, trace."""
+"""Verbs of the provenance stage: crate, verify, phi-audit, plan, trace, lock-plan, deviations, claims."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+
+from neurorad.analysis_plan import LOCK, NOT_LOCKED
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -66,6 +69,45 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     )
     trace.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
     trace.set_defaults(run=run_trace)
+
+    freeze = verbs.add_parser(
+        "lock-plan",
+        help="freeze the analysis plan before there are results; its hash and date then stand in every table",
+        description=f"Writes {LOCK} into the study's folder: endpoints, metrics, comparisons, cut-offs and every other "
+        "setting of the config that decides a number. Keep the file under version control. A plan that was locked is not "
+        "locked again once results exist: what changes then is listed as a deviation.",
+        epilog="example: neurorad lock-plan --configfile config.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    freeze.add_argument("--configfile", type=Path, default=Path("config.yaml"), metavar="YAML", help="[config.yaml]")
+    freeze.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
+    freeze.set_defaults(run=run_lock_plan)
+
+    departures = verbs.add_parser(
+        "deviations",
+        help="list what is not as planned: changed settings, and planned numbers that no table has",
+        description="The settings are compared by the workflow, which hands them over.",
+        epilog="example: neurorad deviations --tables results/tables/probe.csv --out results/tables/deviations.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    departures.add_argument("--changed", type=json.loads, default=[], metavar="JSON", help="item, planned, now, reason")
+    departures.add_argument("--declared", type=json.loads, default={}, metavar="JSON", help="the planned analyses")
+    departures.add_argument("--tables", nargs="*", default=[], type=Path, metavar="CSV", help="tables of numbers")
+    departures.add_argument("--plan", default=NOT_LOCKED, metavar="TEXT", help="the plan's stamp")
+    departures.add_argument("--out", required=True, type=Path, metavar="CSV")
+    departures.set_defaults(run=run_deviations)
+
+    claims = verbs.add_parser(
+        "claims",
+        help="set each number of the paper beside this study's, with the rule that makes it again",
+        description="The paper's numbers and contradictions are declared in resources/claims.yaml.",
+        epilog="example: neurorad claims --tables results/tables/*.csv --out results/tables/claims.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    claims.add_argument("--tables", required=True, nargs="+", type=Path, metavar="CSV")
+    claims.add_argument("--plan", default=NOT_LOCKED, metavar="TEXT", help="the analysis plan's stamp, for every row")
+    claims.add_argument("--out", required=True, type=Path, metavar="CSV")
+    claims.set_defaults(run=run_claims)
 
 
 def run_crate(args: argparse.Namespace) -> None:
@@ -149,3 +191,51 @@ def run_trace(args: argparse.Namespace) -> None:
         print("  ".join(f"{column}={value}" for column, value in row.items()))
         names = [str(row[column]) for column in ("encoder", "cohort") if column in row]
     print(in_words(args.directory, trace(args.directory, args.file, names)), end="")
+
+
+def run_lock_plan(args: argparse.Namespace) -> None:
+    from datetime import UTC, datetime
+
+    from neurorad.analysis_plan import deviations, lock, read_lock, results_exist
+    from neurorad.configuration import read_config
+    from neurorad.files import write_json
+    from neurorad.problems import InputError
+
+    config = read_config(args.configfile)
+    path = args.directory / LOCK
+    earlier, late = read_lock(path), results_exist(args.directory)
+    if earlier is not None and not deviations(earlier, config):
+        print(f"{path}: locked on {earlier['locked']} and unchanged since, sha256 {earlier['sha256']}")
+        return
+    if earlier is not None and late:
+        told = "; ".join(f"{d.item}: {d.planned} -> {d.now}" for d in deviations(earlier, config)[:5])
+        raise InputError(
+            f"{path}: locked on {earlier['locked']}, and this study has results: the plan stays as it was. What changed "
+            f"({told}) is listed as a deviation; give the reason in the config under analysis_plan: reasons:"
+        )
+    frozen = lock(config, datetime.now(UTC).date().isoformat(), late)
+    write_json(path, frozen)
+    print(f"{path}: locked on {frozen['locked']}, sha256 {frozen['sha256']}")
+    if late:
+        print("this study has results already: every table will say that the plan was locked after them")
+
+
+def run_deviations(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from neurorad.analysis_plan import Deviation, absent, with_plan
+    from neurorad.files import read_table, write_table
+
+    found = [Deviation(**changed) for changed in args.changed]
+    found += absent(args.declared, [read_table(path) for path in args.tables])
+    rows = pd.DataFrame([vars(deviation) for deviation in found], columns=["item", "planned", "now", "reason"])
+    write_table(args.out, with_plan(rows, args.plan, {}))
+
+
+def run_claims(args: argparse.Namespace) -> None:
+    from neurorad.analysis_plan import with_plan
+    from neurorad.files import read_table, write_table
+    from neurorad.provenance.claims import ledger, read_claims
+
+    tables = {path.stem: read_table(path) for path in args.tables}
+    write_table(args.out, with_plan(ledger(tables, read_claims()), args.plan, {}))

@@ -1,10 +1,12 @@
 """Verbs of the reporting stage: figure, table, report."""
 
 import argparse
+import json
 from pathlib import Path
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    from neurorad.analysis_plan import NOT_LOCKED
     from neurorad.reporting.inputs import add_flags
     from neurorad.reporting.registry import FIGURES
     from neurorad.reporting.tables import TABLES
@@ -34,6 +36,10 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     )
     table.add_argument("name", metavar="NAME")
     table.add_argument("--out", required=True, type=Path, metavar="CSV")
+    table.add_argument("--plan", default=NOT_LOCKED, metavar="TEXT", help="the analysis plan's stamp, for every row")
+    table.add_argument(
+        "--declared", type=json.loads, default={}, metavar="JSON", help="the plan's primary and secondary analyses"
+    )
     add_flags(table)
     table.set_defaults(run=run_table)
 
@@ -66,11 +72,12 @@ def run_figure(args: argparse.Namespace) -> None:
 
 
 def run_table(args: argparse.Namespace) -> None:
+    from neurorad.analysis_plan import with_plan
     from neurorad.files import write_table
     from neurorad.reporting.inputs import read_tables
     from neurorad.reporting.tables import table
 
-    write_table(args.out, table(args.name, read_tables(args)))
+    write_table(args.out, with_plan(table(args.name, read_tables(args)), args.plan, args.declared))
 
 
 def run_report(args: argparse.Namespace) -> None:

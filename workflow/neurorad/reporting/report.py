@@ -63,6 +63,19 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("clean",),
     ),
     ("Where the encoder looked", "", ("fig6_gradcam", "fig6_map_checks"), ("map_checks",)),
+    (
+        "The paper's numbers beside this study's",
+        "Each number of the paper that is known here, the rule that makes it again, what this study found, and where the "
+        "paper contradicts itself.",
+        (),
+        ("claims",),
+    ),
+    (
+        "Departures from the analysis plan",
+        "What differs from the plan as it was locked, and planned numbers that this study does not have.",
+        (),
+        ("deviations",),
+    ),
 )
 """Title, sentence, figures and tables of each chapter, in the paper's order."""
 
@@ -151,9 +164,16 @@ def _head(figures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame], st
     ]
     return (
         f"<header><h1>{escape(str(title))}</h1><p class='research'>Research use only. Not a medical device; no number "
-        f"here may guide the care of a patient.</p>{state}<p>{' '.join(filter(None, facts))}</p>"
+        f"here may guide the care of a patient.</p>{state}{_plan(tables)}<p>{' '.join(filter(None, facts))}</p>"
         f"{_answer(tables)}</header>"
     )
+
+
+def _plan(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The stamp of the analysis plan that stands in the tables; several, if tables of different plans were given."""
+    held = [table["plan"].dropna().astype(str) for table in tables.values() if "plan" in table]
+    stamps = sorted({text for column in held for text in column}) or ["no table says"]
+    return f"<p>Analysis plan: {escape('; '.join(stamps))}.</p>"
 
 
 def _answer(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -195,7 +215,8 @@ def _figure(name: str, picture: Picture) -> str:
 
 
 def _table(name: str, table: pd.DataFrame) -> str:
-    shown = table.head(MOST_ROWS)
+    # The plan's stamp is the same in every row, and stands in the page's head.
+    shown = table.head(MOST_ROWS).drop(columns="plan", errors="ignore")
     cut = f", the first {MOST_ROWS} shown; all are in tables/{name}.csv" if len(table) > MOST_ROWS else ""
     return _details(f"Table {name}: {len(table)} rows{cut}", html_table(shown))
 

@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from neurorad.problems import InputError
 
-SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
 def read_config(path: Path) -> dict[str, Any]:
