@@ -17,7 +17,8 @@ from neurorad.likeness import thumbnail
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
 
-INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "volume", "sha256", "status", "reason"]
+INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "absent", "volume", "sha256", "status", "reason"]
+"""`absent`: the sequences that the scan lacks, whose channels are 0 (`missing_sequence: zero`)."""
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -172,8 +173,10 @@ def _standardise(
             save(path, volume.voxels, card)
             card = load_card(path)
     except ScanError as problem:
-        return {**row, "state": "", "volume": "", "sha256": "", "status": "excluded", "reason": str(problem)}
-    row |= {"state": card["state"], "volume": str(path), "sha256": card["sha256"], "status": "ok", "reason": ""}
+        return {**row, "state": "", "absent": "", "volume": "", "sha256": "", "status": "excluded", "reason": str(problem)}
+    absent = " ".join(name for name in SEQUENCES if name not in card["present"])
+    row |= {"state": card["state"], "absent": absent, "volume": str(path), "sha256": card["sha256"]}
+    row |= {"status": "ok", "reason": ""}
     return {**row, **card["quality"]}
 
 
