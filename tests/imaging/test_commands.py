@@ -94,9 +94,7 @@ def test_a_bad_series_table_is_one_error_with_file_line_and_value(tmp_path, cont
         read_choices(tmp_path / "none.tsv", {"A"})
 
 
-def test_the_users_series_decide_through_the_command_and_an_unknown_one_leaves_the_scan_out(
-    one_scan, tmp_path, capsys
-):
+def test_the_users_series_decide_through_the_command_and_an_unknown_one_leaves_the_scan_out(one_scan, tmp_path, capsys):
     scans = listed(one_scan("cuimc"), tmp_path)
     scan = read_table(scans)["scan"].item()
     table = tmp_path / "series.tsv"

@@ -173,7 +173,15 @@ def _standardise(
             save(path, volume.voxels, card)
             card = load_card(path)
     except ScanError as problem:
-        return {**row, "state": "", "absent": "", "volume": "", "sha256": "", "status": "excluded", "reason": str(problem)}
+        return {
+            **row,
+            "state": "",
+            "absent": "",
+            "volume": "",
+            "sha256": "",
+            "status": "excluded",
+            "reason": str(problem),
+        }
     absent = " ".join(name for name in SEQUENCES if name not in card["present"])
     row |= {"state": card["state"], "absent": absent, "volume": str(path), "sha256": card["sha256"]}
     row |= {"status": "ok", "reason": ""}
