@@ -193,8 +193,8 @@ def row(step, **values):
     return {"step": step, **usual, **values}
 
 
-def group(name="a", spread=0.3):
-    return {"group": name, "spread": spread}
+def group(name="a", spread=0.3, rank=2.0, count=3):
+    return {"group": name, "spread": spread, "effective_rank": rank, "count": count}
 
 
 def test_each_kind_of_trouble_is_named():
@@ -211,6 +211,9 @@ def test_each_kind_of_trouble_is_named():
         assert words in said
     (said,) = watch.troubles([*early, row(10)], [group(), group("rare", 1e-5)], warmup=2, largest_rank=20)
     assert said == "features collapsed within group rare"
+    line = [group("a", rank=1.0), group("line", rank=1.1, count=6)]
+    (said,) = watch.troubles([*early, row(10)], line, warmup=2, largest_rank=20)
+    assert said == "features collapsed within group line"
     assert watch.troubles([row(1, feature_spread=0.0)], [group()], warmup=2, largest_rank=20) == []
 
 

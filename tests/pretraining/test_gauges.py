@@ -1,9 +1,11 @@
 """Gauges of collapse on features whose collapse is known."""
 
+import math
+
 import pytest
 import torch
 
-from neurorad.pretraining.gauges import effective_rank, feature_spread
+from neurorad.pretraining.gauges import effective_rank, feature_spread, group_ranks
 
 
 def test_constant_features_are_a_point():
@@ -26,3 +28,13 @@ def test_isotropic_features_fill_the_space():
 def test_orthogonal_axes_have_the_rank_of_their_number():
     features = torch.cat([torch.eye(3), -torch.eye(3)])
     assert effective_rank(torch.nn.functional.pad(features, (0, 5))) == pytest.approx(3)
+
+
+def test_a_group_on_a_line_is_told_from_the_others_and_two_samples_say_nothing():
+    features = torch.randn(14, 8, generator=torch.Generator().manual_seed(0))
+    features[:6] = torch.linspace(0, 1, 6)[:, None] * features[0] + 1
+    line, cloud, pair, absent = group_ranks(features, torch.tensor([0] * 6 + [1] * 6 + [2] * 2), 4)
+    assert line == pytest.approx(1, abs=1e-4)
+    assert 3.5 < cloud <= 5
+    assert math.isnan(pair)
+    assert math.isnan(absent)

@@ -119,12 +119,12 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def save_weights(folder: str | Path, encoder: Encoder) -> None:
-    """Write `encoder.safetensors`: tensors only, so that reading it can run no code; their sha256 is in its header."""
+def save_weights(folder: str | Path, encoder: Encoder, name: str = WEIGHTS) -> None:
+    """Write `name` into the folder: tensors only, so that reading it can run no code; their sha256 is in its header."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    with atomic(Path(folder) / WEIGHTS) as temporary:
+    with atomic(Path(folder) / name) as temporary:
         save_file(tensors, temporary, metadata={"sha256": tensors_sha256(tensors)})
 
 

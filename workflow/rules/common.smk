@@ -229,6 +229,10 @@ def reference_flag(wildcards):
     return f"--reference {base_run(wildcards)}" if wildcards.objective == "excess" else ""
 
 
+def checkpoint_flag(wildcards):
+    return f"--checkpoint {PRETRAINING['checkpoint']}" if "checkpoint" in PRETRAINING else ""
+
+
 def pretraining_memory(wildcards, attempt):
     return attempt * job_memory_mb(preset_values(PRETRAINING["preset"]), config["imaging"]["shape"])
 

@@ -30,10 +30,11 @@ if not FROZEN:
             manifest=manifest_digest,
             folder=folder_of,
             reference=reference_flag,
+            checkpoint=checkpoint_flag,
             code=code_of("pretraining.commands:pretrain"),
         shell:
             "neurorad pretrain --method {wildcards.method} --objective {wildcards.objective} --seed {wildcards.seed}"
             " --preset {params.preset} --manifest {input.manifest:q} --out {params.folder:q} --threads {threads}"
-            " --devices {resources.gpu} {params.reference}"
+            " --devices {resources.gpu} {params.reference} {params.checkpoint}"
             # The log outlives the signals that make the training write its checkpoint and stop.
             " 2> >(trap '' TERM USR1; tee {log:q} >&2)"

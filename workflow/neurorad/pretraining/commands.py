@@ -43,6 +43,13 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         metavar="K",
         help="divide every step's samples into K micro-batches, to save memory; the result is the same [1]",
     )
+    verb.add_argument(
+        "--checkpoint",
+        default="last",
+        choices=["last", "worst_group"],
+        help="which weights become the encoder: the last, or the best by a probe of the worst group, gated by effective "
+        "rank; the last are then kept as last.safetensors [last]",
+    )
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=pretrain)
 
@@ -92,7 +99,7 @@ def pretrain(args: argparse.Namespace) -> None:
         reference = None
         if args.reference:
             reference = read_reference(args.reference, args.method, preset.values, scans.manifest_sha256)
-        run = Run(args.method, args.objective, args.seed, preset, reference)
+        run = Run(args.method, args.objective, args.seed, preset, reference, args.checkpoint)
         progress = train(run, scans, args.out, fabric, args.accumulate, args.checkpoint_seconds)
         if fabric.is_global_zero:
             write_outputs(run, scans, progress, args.out)

@@ -59,6 +59,7 @@ def train(
     meter, watchdog = Meter(progress.step, training.steps, training.batch_size, say), Watchdog()
     with stop_signals() as received, event_files(out, progress.step, fabric.is_global_zero) as write_events:
         try:
+            _probe_if_due(progress, fabric)
             for batches, groups, names in make_batches(run, scans, progress, fabric):
                 loss = take_step(run, scans, progress, batches, groups, names, fabric)
                 meter.tick(progress.step, loss)
@@ -67,6 +68,7 @@ def train(
                     write_events(progress.history[-1], rows)
                     largest_rank = min(training.batch_size - 1, progress.method.exported.dimension)
                     watchdog.look(progress.step - 1, troubles(progress.history, rows, run.warmup, largest_rank))
+                _probe_if_due(progress, fabric)
                 stop = anywhere(fabric, received[0] if received else 0)
                 keeper.look(progress, healthy=not watchdog.wrong, now=stop > 0)
                 if stop:
@@ -76,6 +78,11 @@ def train(
             keeper.look(progress, healthy=not watchdog.wrong, now=True)
             raise InputError(f"step {progress.step}: {problem}; then start again to continue") from problem
     return progress
+
+
+def _probe_if_due(progress: Progress, fabric: Fabric) -> None:
+    if fabric.is_global_zero and progress.choice.due(progress.step):
+        progress.choice.look(progress.step, progress.method.exported)
 
 
 def _be_deterministic(device: torch.device) -> None:

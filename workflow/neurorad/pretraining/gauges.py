@@ -38,3 +38,10 @@ def group_spreads(features: Tensor, groups: Tensor, count: int) -> list[float]:
     return [
         float(own.var(dim=0).mean().sqrt() * unit.shape[1] ** 0.5) if len(own) > 1 else torch.nan for own in members
     ]
+
+
+def group_ranks(features: Tensor, groups: Tensor, count: int) -> list[float]:
+    """`[B, d], [B] ->` of each of `count` groups the `effective_rank` of its own samples, at most their number minus 1;
+    NaN below 3, of which it is always 1."""
+    members = (features[groups == group] for group in range(count))
+    return [effective_rank(own) if len(own) > 2 else torch.nan for own in members]

@@ -39,6 +39,7 @@ class Keeper:
             "method": progress.method.state_dict(),
             "optimiser": progress.optimiser.state_dict(),
             "dro": progress.dro.state_dict(),
+            "choice": progress.choice.state_dict(),
             "history": progress.history,
             "groups": progress.groups,
             "random": torch.get_rng_state(),
@@ -71,6 +72,7 @@ class Keeper:
         progress.method.load_state_dict(state["method"])
         progress.optimiser.load_state_dict(state["optimiser"])
         progress.dro.load_state_dict(state["dro"])
+        progress.choice.load_state_dict(state["choice"])
         progress.step, progress.history, progress.groups = state["step"], state["history"], state["groups"]
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and len(state["cuda_random"]) == torch.cuda.device_count():

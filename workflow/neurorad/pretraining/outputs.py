@@ -18,11 +18,17 @@ from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 from neurorad.volumes import SEQUENCES
 
+LAST = "last.safetensors"
+"""The weights after the last step, where another step's were chosen from."""
+
 PACKAGES = ("torch", "monai", "numpy", "safetensors")
 
 
-def encoder_card(run: Run, scans: Scans, encoder: Encoder) -> dict[str, Any]:
-    """Everything a later reader needs to use and judge the encoder; no clock times, so equal runs give equal bytes."""
+def encoder_card(run: Run, scans: Scans, encoder: Encoder, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Everything a later reader needs to use and judge the encoder; no clock times, so equal runs give equal bytes.
+
+    `checkpoint`: of `Choice.card`.
+    """
     return {
         "architecture": run.preset.values["encoder"],
         "dimension": encoder.dimension,
@@ -31,6 +37,7 @@ def encoder_card(run: Run, scans: Scans, encoder: Encoder) -> dict[str, Any]:
         "objective": run.objective,
         "seed": run.seed,
         "reference": run.reference,
+        "checkpoint": checkpoint,
         "preset": {"name": run.preset.name, "values": run.preset.values},
         "sequences": list(SEQUENCES),
         "preprocessing": scans.preprocessing,
@@ -53,8 +60,14 @@ def write_outputs(run: Run, scans: Scans, progress: Progress, out: Path) -> None
         InputError: the stored encoder does not give the features of the trained one.
     """
     encoder = progress.method.exported.cpu().eval()
+    choice = progress.choice
+    (out / LAST).unlink(missing_ok=True)
+    if choice.weights:
+        save_weights(out, encoder, LAST)
+    if choice.best != choice.steps:
+        encoder.load_state_dict(choice.weights)
     save_weights(out, encoder)
-    write_json(out / CARD, encoder_card(run, scans, encoder))
+    write_json(out / CARD, encoder_card(run, scans, encoder, choice.card()))
     write_table(out / "history.csv", pd.DataFrame(progress.history))
     write_table(out / "groups.csv", pd.DataFrame(progress.groups))
     check_stored(encoder, out)

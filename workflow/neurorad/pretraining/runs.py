@@ -9,6 +9,7 @@ from torch import nn
 
 from neurorad.encoder import initialised
 from neurorad.pretraining.byol import Byol
+from neurorad.pretraining.choice import Choice
 from neurorad.pretraining.devices import OneStep
 from neurorad.pretraining.dino import Dino
 from neurorad.pretraining.dro import GroupDRO
@@ -29,7 +30,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm3d)
 class Run:
     """What is trained. Runs that differ in `objective` alone start alike and see the same views in the same order.
 
-    `reference`: for `excess`, the signal of each group that the base run ended with.
+    `reference`: for `excess`, the signal of each group that the base run ended with. `checkpoint`: of `choice.RULES`.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Run:
     seed: int
     preset: Preset
     reference: dict[str, float] | None = None
+    checkpoint: str = "last"
 
     def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
         """All that a checkpoint must agree with to be resumed. Not the number of devices: a run may change it."""
@@ -46,6 +48,7 @@ class Run:
             "seed": self.seed,
             "preset": self.preset.values,
             "reference": self.reference,
+            "checkpoint": self.checkpoint,
             "manifest": scans.manifest_sha256,
             "preprocessing": scans.preprocessing,
             "device": device.type,
@@ -67,6 +70,7 @@ class Progress:
     forward: nn.Module
     optimiser: torch.optim.Optimizer
     dro: GroupDRO | WorstGroup
+    choice: Choice
     parts: int = 1
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -117,7 +121,8 @@ def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
     dro = group_weighting(run.objective, patients, run.preset.dro, warmup, run.reference)
     optimiser = make_optimiser(method, training.learning_rate, training.weight_decay)
     forward, optimiser = fabric.setup(OneStep(method), optimiser)
-    return Progress(method, forward, optimiser, dro, parts)
+    choice = Choice(run.checkpoint, scans, run.seed, training.steps)
+    return Progress(method, forward, optimiser, dro, choice, parts)
 
 
 def _with_common_statistics(method: nn.Module, fabric: Fabric, batch_size: int, parts: int) -> nn.Module:

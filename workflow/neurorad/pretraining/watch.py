@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurorad.pretraining.dro import group_sums
-from neurorad.pretraining.gauges import effective_rank, feature_spread, group_spreads
+from neurorad.pretraining.gauges import effective_rank, feature_spread, group_ranks, group_spreads
 from neurorad.pretraining.step import StepResult
 from neurorad.problems import InputError
 
@@ -21,6 +21,9 @@ COLLAPSED_SPREAD = 1e-3
 """Below this `feature_spread` features point the same way; untrained encoders have about 0.1."""
 
 COLLAPSED_RANK = 1.2
+
+JUDGED_RANK = 4
+"""Where a rank of at least this is possible it is judged; of few samples it is low without a collapse."""
 
 UNIFORM = 0.9995
 """Share of ln K from which DINO's teacher says nothing: every sample is spread evenly over all prototypes."""
@@ -34,6 +37,9 @@ PATIENCE = 3
 """Logged steps in a row that must look wrong before the run stops."""
 
 EVENTS = "tensorboard"
+
+GROUP_VALUES = ("loss", "weight", "spread", "effective_rank")
+"""What TensorBoard shows of each group."""
 
 Row = dict[str, Any]
 
@@ -55,10 +61,11 @@ def group_rows(
     step: int, result: StepResult, groups: Tensor, names: Sequence[str], weights: Tensor | None
 ) -> list[Row]:
     """One row a group. `weights` of Group-DRO; without it, a group's share of the batch. Empty cells: group absent,
-    or for `spread` fewer than two samples."""
+    or too few samples: two are needed for `spread`, three for `effective_rank` (at most one less than there are)."""
     losses, counts = (values.tolist() for values in group_sums(result.loss, groups, len(names)))
     signals = group_sums(result.signal, groups, len(names))[0].tolist()
     spreads = group_spreads(result.features, groups, len(names))
+    ranks = group_ranks(result.features, groups, len(names))
     shares = torch.tensor(counts, dtype=torch.float64) / sum(counts) if weights is None else weights
     entropy = float(-torch.xlogy(shares, shares).sum())
     return [
@@ -70,6 +77,7 @@ def group_rows(
             "weight": float(shares[group]),
             "count": int(counts[group]),
             "spread": spreads[group],
+            "effective_rank": ranks[group],
             "entropy": entropy,
         }
         for group, name in enumerate(names)
@@ -85,15 +93,21 @@ def troubles(history: Sequence[Row], groups: Sequence[Row], warmup: int, largest
         found.append(f"the loss diverged: {row['loss']:.4g}, and at most {max(early):.4g} in the beginning")
     if row["step"] < warmup:
         return found
-    # With few samples the rank is low without a collapse.
-    if row["feature_spread"] < COLLAPSED_SPREAD or (largest_rank >= 4 and row["effective_rank"] < COLLAPSED_RANK):
+    if row["feature_spread"] < COLLAPSED_SPREAD or (
+        largest_rank >= JUDGED_RANK and row["effective_rank"] < COLLAPSED_RANK
+    ):
         found.append(
             f"features collapsed (spread {row['feature_spread']:.2g}, even is 1, a point 0; effective rank "
             f"{row['effective_rank']:.2f} of at most {largest_rank})"
         )
     if row.get("teacher_entropy", 0.0) > UNIFORM * row.get("uniform_entropy", math.inf):
         found.append(f"DINO's teacher is uniform (entropy {row['teacher_entropy']:.4f} = ln K, no prototype preferred)")
-    collapsed = [group["group"] for group in groups if group["spread"] < COLLAPSED_SPREAD]
+    collapsed = [
+        group["group"]
+        for group in groups
+        if group["spread"] < COLLAPSED_SPREAD
+        or (group["count"] > JUDGED_RANK and group["effective_rank"] < COLLAPSED_RANK)
+    ]
     if collapsed:
         found.append(f"features collapsed within group {', '.join(collapsed)}")
     return found
@@ -151,7 +165,7 @@ def event_files(out: Path, step: int, writes: bool) -> Iterator[Callable[[Row, S
     def write(row: Row, groups: Sequence[Row]) -> None:
         values = {f"run/{name}": value for name, value in row.items() if name != "step"}
         for group in groups:
-            values.update({f"{name}/{group['group']}": group[name] for name in ("loss", "weight", "spread")})
+            values.update({f"{name}/{group['group']}": group[name] for name in GROUP_VALUES})
         for name, value in values.items():
             if not math.isnan(value):
                 writer.add_scalar(name, value, row["step"])
