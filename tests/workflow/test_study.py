@@ -102,7 +102,11 @@ def test_the_names_of_a_hospital_are_in_no_other_file_than_the_lists_of_its_own_
 def test_the_report_needs_no_network_and_says_what_could_not_be_estimated(study):
     page = (study / "results" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", page)
-    assert page.count("data:image/svg+xml") == len(list((study / "results" / "figures").glob("*.svg"))) == len(FIGURES)
+    assert (
+        page.count("data:image/svg+xml")
+        == len(list((study / "results" / "figures").glob("*.svg")))
+        == len(FIGURES) + len(list((study / "results" / "encoders").iterdir()))
+    )
     assert "not estimable" in page
 
 

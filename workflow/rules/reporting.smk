@@ -28,6 +28,28 @@ for name in SHOWN:
             " 2> >(tee {log:q} >&2)"
 
 
+rule figure_training_pages:
+    input:
+        history=FILES["history"],
+        groups=FILES["groups"],
+        audit="results/cohorts/leakage_audit.json",
+    output:
+        expand("results/figures/training_{encoder}.svg", encoder=ENCODERS),
+    log:
+        "results/logs/figures/training_pages.log",
+    benchmark:
+        "results/benchmarks/figures/training_pages.tsv"
+    localrule: True
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        sources=source_flags,
+        folder=folder_of,
+        code=code_of("reporting.commands:run_training_pages"),
+    shell:
+        "neurorad training-pages {params.sources} --audit {input.audit:q} --out {params.folder:q} 2> >(tee {log:q} >&2)"
+
+
 for name in WRITTEN:
 
     rule:
@@ -72,7 +94,7 @@ rule config:
 
 rule report:
     input:
-        figures=expand("results/figures/{name}.svg", name=SHOWN),
+        figures=expand("results/figures/{name}.svg", name=[*SHOWN, *(f"training_{encoder}" for encoder in ENCODERS)]),
         tables=expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
         excluded=FILES["excluded"],
         audit="results/cohorts/leakage_audit.json",

@@ -25,6 +25,19 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     add_flags(figure)
     figure.set_defaults(run=run_figure)
 
+    pages = verbs.add_parser(
+        "training-pages",
+        help="draw how each encoder was trained, one page an encoder, as SVG",
+        description="Losses and weights of the groups, entropy, rank, spread and learning rate of every encoder, against the\n"
+        "base run of its method and seed. Writes OUT/training_ENCODER.svg.",
+        epilog="example: neurorad training-pages --out results/figures --history results/encoders/*/history.csv\n"
+        "         --groups results/encoders/*/groups.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    pages.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    add_flags(pages)
+    pages.set_defaults(run=run_training_pages)
+
     table = verbs.add_parser(
         "table",
         help="write one table of the paper, as CSV",
@@ -69,6 +82,19 @@ def run_figure(args: argparse.Namespace) -> None:
     drawn = figure(args.name, read_tables(args))
     entry = FIGURES[args.name]
     write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {drawn.get_label()}")
+
+
+def run_training_pages(args: argparse.Namespace) -> None:
+    from neurorad.reporting.inputs import read_tables, require
+    from neurorad.reporting.theme import encoder_label, theme, write_svg
+    from neurorad.reporting.training_pages import CAPTION, STEM, draw_pages
+
+    tables = read_tables(args)
+    require(tables, "history")
+    with theme():
+        for encoder, page in draw_pages(tables):
+            title = f"Training of {encoder_label(encoder)}"
+            write_svg(page, args.out / f"{STEM}{encoder}.svg", title, f"{CAPTION} {page.get_label()}")
 
 
 def run_table(args: argparse.Namespace) -> None:

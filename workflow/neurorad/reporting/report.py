@@ -18,6 +18,11 @@ from neurorad.problems import InputError
 from neurorad.reporting.marker_figures import PROTOCOL, auc_differences, verdict
 from neurorad.reporting.page import STYLE, html_table
 from neurorad.reporting.registry import FIGURES, caption
+from neurorad.reporting.theme import encoder_label
+from neurorad.reporting.training_pages import STEM
+
+TRAINING = "fig2_training"
+"""Its chapter shows the training page of every encoder as well."""
 
 CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
@@ -29,7 +34,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
         "How the encoders were trained",
         "Each method with and without Group-DRO.",
-        ("fig2_training",),
+        (TRAINING,),
         ("supplementary_4_presets",),
     ),
     (
@@ -121,6 +126,7 @@ def report_html(
     """
     stamp = str(audit["stamp"])
     known_figures = {name for _, _, names, _ in CHAPTERS for name in names}
+    known_figures |= {name for name in figures if name.startswith(STEM)}
     known_tables = {name for _, _, _, names in CHAPTERS for name in names}
     chapters = [
         *CHAPTERS,
@@ -192,6 +198,8 @@ def _chapter(
     tables: Mapping[str, pd.DataFrame],
 ) -> str:
     parts = [_figure(name, figures[name]) for name in names if name in figures]
+    if TRAINING in names:
+        parts += [_page(name, figures[name]) for name in figures if name.startswith(STEM)]
     parts += [_table(name, tables[name]) for name in table_names if name in tables]
     if not parts:
         return ""
@@ -203,7 +211,7 @@ def _figure(name: str, picture: Picture) -> str:
     """The SVG as a data address: isolated, so that neither ids nor scripts of one picture reach the page."""
     data = base64.b64encode(picture.svg).decode("ascii")
     entry = FIGURES.get(name)
-    title = entry.title if entry else name
+    title = entry.title if entry else _page_title(name)
     answers = f" <span class='answers'>(answers the paper's {escape(entry.answers)})</span>" if entry else ""
     text = escape(picture.description)
     # Alternative text is short; the caption beside it says the rest.
@@ -212,6 +220,16 @@ def _figure(name: str, picture: Picture) -> str:
         f'<figure id="{escape(name)}"><div class="sheet"><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></div>'
         f"<figcaption><strong>{escape(title)}.</strong> {text}{answers}</figcaption></figure>"
     )
+
+
+def _page(name: str, picture: Picture) -> str:
+    """The training page of one encoder, folded: a study has many."""
+    return _details(_page_title(name), _figure(name, picture))
+
+
+def _page_title(name: str) -> str:
+    """Of a training page; another figure that the registry does not know keeps its name."""
+    return f"Training of {encoder_label(name.removeprefix(STEM))}" if name.startswith(STEM) else name
 
 
 def _table(name: str, table: pd.DataFrame) -> str:

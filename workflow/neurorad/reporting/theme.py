@@ -212,12 +212,17 @@ def settle(figure: Figure) -> None:
         axes.set_position([round(edge, 4) for edge in axes.get_position(original=True).bounds])
 
 
-def write_figure(figure: Figure, stem: str | Path, title: str, description: str) -> None:
-    """Write `stem.svg` and `stem.png`, the same bytes for the same numbers; title and description go into the SVG."""
+def write_svg(figure: Figure, path: str | Path, title: str, description: str) -> None:
+    """Write one SVG, the same bytes for the same numbers, with its title and description inside."""
+    metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
     with theme():
         settle(figure)
-        with atomic(f"{stem}.svg") as path:
-            metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
-            figure.savefig(path, format="svg", metadata=metadata)
-        with atomic(f"{stem}.png") as path:
-            figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata=metadata)
+
+
+def write_figure(figure: Figure, stem: str | Path, title: str, description: str) -> None:
+    """Write `stem.svg` and `stem.png`, the same bytes for the same numbers; title and description go into the SVG."""
+    write_svg(figure, f"{stem}.svg", title, description)
+    with theme(), atomic(f"{stem}.png") as path:
+        figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
