@@ -14,7 +14,6 @@ so differences are paired.
 """
 
 import argparse
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ from neurorad.encoder import initialised, load_encoder
 from neurorad.encoder_names import OBJECTIVES, encoder_parts
 from neurorad.endpoints import binary, endpoints
 from neurorad.evaluation import metrics
-from neurorad.evaluation.features import Embeddings, feature_columns
+from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import analysis_set, cells, check_labels, fold_table
 from neurorad.evaluation.invariance import COMPONENTS, collapse_numbers, mean_recall, site_scores
 from neurorad.evaluation.linear import project
@@ -73,8 +72,16 @@ def render(out: Path, scale: float) -> None:
         voxels = (voxels - values.mean(1)[:, None, None, None]) / values.std(1)[:, None, None, None] * brain
         path = out / "volumes" / scan["cohort"] / f"{scan['scan'].replace('/', '_')}.b2nd"
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = volumes.save(path, voxels, {"preprocessing": {"spacing": [4.0] * 3, "normalisation": "z-score in brain"}})
-        rows.append({**{key: scan[key] for key in ("cohort", "patient", "session", "scan")}, "volume": str(path), "sha256": digest})
+        digest = volumes.save(
+            path, voxels, {"preprocessing": {"spacing": [4.0] * 3, "normalisation": "z-score in brain"}}
+        )
+        rows.append(
+            {
+                **{key: scan[key] for key in ("cohort", "patient", "session", "scan")},
+                "volume": str(path),
+                "sha256": digest,
+            }
+        )
     table = pd.DataFrame(rows).assign(status="ok", group=lambda t: t["cohort"])
     tested = table["cohort"].isin(TEST)
     write_table(out / "volumes.tsv", table[tested])
@@ -88,7 +95,13 @@ def write_preset(out: Path, steps: int) -> Path:
     """The demo preset, smaller and longer: what a core trains in about a minute."""
     preset = yaml.safe_load((RESOURCES / "presets.yaml").read_text(encoding="utf-8"))["demo"]
     preset["encoder"] |= {"width": 8}
-    preset["training"] |= {"steps": steps, "batch_size": 14, "learning_rate": 2.0e-3, "sampling": "by_objective", "log_every": 10}
+    preset["training"] |= {
+        "steps": steps,
+        "batch_size": 14,
+        "learning_rate": 2.0e-3,
+        "sampling": "by_objective",
+        "log_every": 10,
+    }
     whole = {"size": 16, "scale": [0.4, 0.7]}
     for method in ("byol", "mae", "moco"):
         preset[method]["crop"] = whole
@@ -129,7 +142,10 @@ def train_all(out: Path, names: list[str], steps: int) -> None:
         write_table(out / "results" / f"{name}.predictions.parquet", predictions)
         write_table(result, pd.DataFrame(rows).assign(encoder=name, note=note))
         mean = predictions_mean(predictions)
-        print(f"{name}: mean AUC {mean:.3f}, trained in {minutes:.0f} CPU s, all {time.process_time() - began:.0f}", flush=True)
+        print(
+            f"{name}: mean AUC {mean:.3f}, trained in {minutes:.0f} CPU s, all {time.process_time() - began:.0f}",
+            flush=True,
+        )
 
 
 def trained(out: Path, presets: Path, scans: Scans, name: str) -> torch.nn.Module:
@@ -151,7 +167,9 @@ def trained(out: Path, presets: Path, scans: Scans, name: str) -> torch.nn.Modul
 def drawn_folds(out: Path) -> pd.DataFrame:
     patients = check_labels(read_table(out / "patients.tsv"), endpoints())
     folds = fold_table(analysis_set(read_table(out / "volumes.tsv")), patients, endpoints(), repeats=1)
-    return folds[folds["protocol"].eq("leave_one_site_out") & folds["endpoint"].isin(endpoints()) | folds["endpoint"].eq("site")]
+    return folds[
+        folds["protocol"].eq("leave_one_site_out") & folds["endpoint"].isin(endpoints()) | folds["endpoint"].eq("site")
+    ]
 
 
 def evaluated(table: pd.DataFrame, folds: pd.DataFrame, name: str) -> tuple[list[dict], pd.DataFrame]:
@@ -174,13 +192,140 @@ def evaluated(table: pd.DataFrame, folds: pd.DataFrame, name: str) -> tuple[list
         scores = cross_validate(cell, x, endpoint, seed=0)["score"][0]
         who = cell.tested
         truth = binary(who["label"], endpoint).to_numpy()
-        parts.append(pd.DataFrame({"endpoint": cell.endpoint, "cohort": who["cohort"], "patient": who["patient"], "truth": truth, "score": scores}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "endpoint": cell.endpoint,
+                    "cohort": who["cohort"],
+                    "patient": who["patient"],
+                    "truth": truth,
+                    "score": scores,
+                }
+            )
+        )
     return rows, pd.concat(parts, ignore_index=True)
 
 
 def predictions_mean(predictions: pd.DataFrame) -> float:
     kept = predictions[predictions["endpoint"] != CONTROL]
-    return float(np.mean([metrics.auc(p["truth"].to_numpy(), p["score"].to_numpy()) for _, p in kept.groupby(["endpoint", "cohort"])]))
+    return float(
+        np.mean(
+            [metrics.auc(p["truth"].to_numpy(), p["score"].to_numpy()) for _, p in kept.groupby(["endpoint", "cohort"])]
+        )
+    )
+
+
+def read_scores(out: Path) -> dict[str, pd.DataFrame]:
+    """Predictions of every finished encoder, rows in one order."""
+    tables = {}
+    for path in sorted((out / "results").glob("*.predictions.parquet")):
+        table = read_table(path).sort_values(["endpoint", "cohort", "patient"], ignore_index=True)
+        tables[path.name.removesuffix(".predictions.parquet")] = table
+    return tables
+
+
+def drawn_aucs(scores: dict[str, pd.DataFrame], draws: int) -> dict[str, np.ndarray]:
+    """AUC `[1 + draws, endpoints, sites]` of every encoder: as found, then with patients of each site drawn again.
+
+    The same patients are drawn for every encoder and endpoint. Without the control; NaN where nothing can be estimated.
+    """
+    random = generator(0, "objectives benchmark")
+    anybody = next(iter(scores.values()))
+    who = anybody[["cohort", "patient"]].drop_duplicates().sort_values(["cohort", "patient"], ignore_index=True)
+    weights = np.zeros((1 + draws, len(who)))
+    weights[0] = 1
+    for _, rows in who.groupby("cohort"):
+        counts = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
+        weights[1:, rows.index] = counts
+    place = {key: i for i, key in enumerate(who.itertuples(index=False, name=None))}
+    found = {}
+    for name, table in scores.items():
+        parts = {key: part for key, part in table.groupby(["endpoint", "cohort"]) if key[0] != CONTROL}
+        endpoint_names = sorted({endpoint for endpoint, _ in parts})
+        values = np.full((1 + draws, len(endpoint_names), len(TEST)), np.nan)
+        for (endpoint, cohort), part in parts.items():
+            index = [place[key] for key in part[["cohort", "patient"]].itertuples(index=False, name=None)]
+            cell = metrics.auc(part["truth"].to_numpy(), part["score"].to_numpy(), weights[:, index])
+            values[:, endpoint_names.index(endpoint), TEST.index(cohort)] = cell
+        found[name] = values
+    return found
+
+
+def mean_and_worst(aucs: np.ndarray) -> np.ndarray:
+    """`[draws, endpoints, sites] -> [2, draws]`: mean over all cells, and over endpoints at the worst site."""
+    return np.stack([np.nanmean(aucs, axis=(1, 2)), np.nanmean(aucs, axis=1).min(axis=1)])
+
+
+def over_seeds(runs: dict[int, np.ndarray], random: np.random.Generator) -> np.ndarray:
+    """`[2, draws]` of each seed -> their mean; in every draw but the first as many seeds are drawn again."""
+    seeds = sorted(runs)
+    stacked = np.stack([runs[seed] for seed in seeds])
+    weights = random.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=stacked.shape[2]) / len(seeds)
+    weights[0] = 1 / len(seeds)
+    return np.einsum("sxd,ds->xd", stacked, weights)
+
+
+def interval(values: np.ndarray, signed: bool = False) -> str:
+    """As found, and the middle 95 % of the draws."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    sign = "+" if signed else ""
+    return f"{values[0]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a method and objective; and the AUC of every endpoint, mean over sites and seeds."""
+    scores = read_scores(out)
+    numbers = {name: mean_and_worst(values) for name, values in drawn_aucs(scores, draws).items()}
+    whole = pd.concat([read_table(out / "results" / f"{name}.parquet") for name in scores], ignore_index=True)
+    whole = whole.pivot_table(index="encoder", columns="metric", values="value")
+    stopped = [path.name.removesuffix(".parquet") for path in sorted((out / "results").glob("*.parquet"))]
+    stopped = [name for name in stopped if not name.endswith(".predictions") and name not in scores]
+    untrained = {encoder_parts(name)[2]: numbers[name] for name in numbers if name.startswith("random")}
+    rows = []
+    for method in ("random", *METHODS):
+        for objective in ("none",) if method == "random" else OBJECTIVES:
+            names = [name for name in numbers if encoder_parts(name)[:2] == (method, objective)]
+            if not names:
+                continue
+            own = {encoder_parts(name)[2]: numbers[name] for name in names}
+            base = {seed: numbers.get(f"{method}-base-s{seed}") for seed in own}
+            mean, worst = over_seeds(own, generator(0, "seeds"))
+            row = {"method": method, "objective": objective, "seeds": len(own), "mean AUC": interval(mean)}
+            row |= {"worst-site AUC": interval(worst)}
+            if method != "random":
+                above = over_seeds({s: own[s] - untrained[s] for s in own if s in untrained}, generator(0, "seeds"))
+                row["mean above untrained"] = interval(above[0], signed=True)
+            if objective not in ("none", "base") and all(value is not None for value in base.values()):
+                gain = over_seeds({s: own[s] - base[s] for s in own}, generator(0, "seeds"))
+                row |= {"mean above base": interval(gain[0], True), "worst site above base": interval(gain[1], True)}
+            own_rows = whole.loc[names]
+            row |= {
+                "silhouette": f"{own_rows['silhouette'].mean():.3f}",
+                "site probe": f"{own_rows['site_probe'].mean():.3f}",
+                "rank": f"{own_rows['effective_rank'].mean():.1f}",
+                "collapsed": sum(encoder_parts(name)[:2] == (method, objective) for name in stopped),
+            }
+            rows.append(row)
+    endpoint_means = pd.concat(
+        [
+            table.groupby(["endpoint", "cohort"])
+            .apply(lambda p: float(metrics.auc(p["truth"].to_numpy(), p["score"].to_numpy())), include_groups=False)
+            .groupby("endpoint")
+            .mean()
+            .rename(name)
+            for name, table in scores.items()
+        ],
+        axis=1,
+    )
+    by_arm = endpoint_means.T.groupby(lambda name: "-".join(map(str, encoder_parts(name)[:2]))).mean().T
+    return pd.DataFrame(rows).fillna(""), by_arm
+
+
+def markdown(table: pd.DataFrame, index: bool = False) -> str:
+    shown = table.reset_index() if index else table
+    lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * shown.shape[1]]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(index=False, name=None)]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -198,6 +343,9 @@ def main() -> None:
         render(args.out, args.scale)
     elif args.what == "train":
         train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps)
+    else:
+        arms, by_endpoint = summary(args.out)
+        print(markdown(arms), markdown(by_endpoint.round(2), index=True), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ STAGES = {
     "embedding": ("embed", "ensemble"),
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean", "reliability"),
     "explanation": ("explain",),
-    "reporting": ("figure", "table", "report"),
+    "reporting": ("figure", "training-pages", "table", "report"),
     "provenance": ("crate", "verify", "phi-audit", "plan", "trace", "lock-plan", "deviations", "claims"),
     "phantom": ("phantom",),
     "doctor": ("doctor",),
