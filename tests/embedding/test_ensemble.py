@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from neurorad.cli import main
-from neurorad.embedding.embed import ensemble
+from neurorad.embedding.scans import ensemble
 from neurorad.files import read_table, write_table
 from neurorad.problems import InputError
 

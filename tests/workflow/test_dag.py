@@ -48,9 +48,9 @@ def test_the_shipped_study(tmp_path, shipped):
     counts = jobs(dry_run(tmp_path, shipped))
     assert counts["phantom"] == counts["inventory"] == 10
     assert counts["volumes"] == 13
-    assert counts["embed"] == 3 * (8 + 2)
+    assert counts["embed"] == 3 * (8 + 2 + 3)
     assert counts["pretrain"] == counts["explain"] == 8
-    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 3
     assert sum(count for name, count in counts.items() if name.startswith("figure_")) == len(FIGURES)
     once = ("audit", "folds", "compare", "clean", "reliability", "report", "crate")
     assert {counts[name] for name in once} == {1}
@@ -60,8 +60,8 @@ def test_an_ensemble_is_one_more_encoder_an_objective(tmp_path, shipped):
     shipped["evaluation"] |= {"ensemble": True, "probes": ["linear", "robust"]}
     counts = jobs(dry_run(tmp_path, shipped))
     assert counts["ensemble"] == 3 * 2
-    assert counts["embed"] == 3 * (8 + 2)
-    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 2
+    assert counts["embed"] == 3 * (8 + 2 + 3)
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 3 + 2
     assert counts["pretrain"] == 8
 
 
@@ -81,6 +81,36 @@ def test_excess_waits_for_the_base_run_of_its_method_and_seed(tmp_path, shipped)
         "--reference results/encoders/byol-base-s3"
         in dry_run(tmp_path, shipped, "results/encoders/byol-excess-s3/card.json", "-p").stdout
     )
+
+
+def test_rivals_are_encoders_like_any_other(tmp_path, shipped):
+    for name in ("clip.bin", "mine.onnx", "mine.py"):
+        (tmp_path / name).touch()
+    shipped["rivals"] = {
+        "random": [4, 5],
+        "radiomics": True,
+        "clinical_full": True,
+        "combat": True,
+        "biomedclip": {"weights": "clip.bin", "sha256": "0" * 64},
+        "adapters": {
+            "mine": {"onnx": "mine.onnx", "sha256": "0" * 64},
+            "medblip": {"python": "mine.py", "function": "embed"},
+        },
+        "finetune": {"from": ["scratch", "dino-dro-s0"], "endpoints": ["idh1", "mgmt"]},
+    }
+    run = dry_run(tmp_path, shipped, "-p")
+    counts = jobs(run)
+    frozen = 2 + 5  # random; radiomics, clinical-full, biomedclip, mine, medblip
+    assert counts["embed"] == 3 * (8 + frozen + 1)
+    assert counts["finetune"] == 2 * 2
+    assert counts["survival"] == counts["invariance"] == 8 + frozen + 1
+    assert counts["probe"] == 8 + frozen + 1 + 4 + 2  # and ComBat of four base encoders, and two tuned
+    said = run.stdout + run.stderr
+    assert "--encoder byol-base-combat-s0" in said and "--embeddings results/embeddings/byol-base-s0/" in said
+    assert "--scores results/finetuned/scratch-tuned-s0/idh1.parquet" in said
+    assert "--encoder results/encoders/dino-dro-s0 --recipe" in said
+    stamped = re.findall(r"neurorad survival --encoder (\S+) [^\n]*--pretrained-elsewhere", said)
+    assert sorted(stamped) == ["biomedclip", "medblip", "mine"]
 
 
 def test_another_config_replaces_the_shipped_one(tmp_path, shipped):
@@ -129,6 +159,12 @@ def test_shards_multiply_the_volume_jobs_of_that_cohort_only(tmp_path, shipped):
         (lambda c: c["imaging"].update(brain_mask={"method": "hd-bet"}), "weights"),
         (lambda c: c["cohorts"]["cuimc"].update(release="generic"), "pattern"),
         (lambda c: c["explanation"].update(endpoints=["idh9"]), "idh9"),
+        (lambda c: c["rivals"].update(medblip={"weights": "x"}), "medblip"),
+        (lambda c: c["rivals"].update(biomedclip={"weights": "x"}), "sha256"),
+        (lambda c: c["rivals"].update(brainiac={"weights": "x", "sha256": "0" * 64, "layers": 3}), "layers"),
+        (lambda c: c["rivals"].update(adapters={"byol": {"python": "x.py", "function": "f"}}), "byol"),
+        (lambda c: c["rivals"].update(adapters={"mine": {"onnx": "x.onnx"}}), "mine"),
+        (lambda c: c["rivals"].update(finetune={"from": ["vit-base-s0"], "endpoints": ["idh1"]}), "vit-base-s0"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(tmp_path, shipped, change, named):
@@ -194,7 +230,7 @@ def test_the_list_of_unexplained_files_goes_into_no_job():
 
 def test_the_gpu_rules_ask_for_a_gpu():
     text = "".join(rule_files().values())
-    for rule in ("pretrain", "embed", "explain"):
+    for rule in ("pretrain", "embed", "finetune", "explain"):
         body = re.search(rf"rule {rule}:(.*?)shell:", text, re.DOTALL)[1]
         assert "gpu=1" in body
 
@@ -214,3 +250,5 @@ def test_the_schema_knows_every_release_and_endpoint():
     block = schema["cohorts"]["additionalProperties"]["properties"]
     assert set(block["release"]["enum"]) == {*RELEASES, "generic"}
     assert schema["explanation"]["properties"]["endpoints"]["items"]["enum"] == list(endpoints())
+    tuned = schema["rivals"]["properties"]["finetune"]["properties"]
+    assert tuned["endpoints"]["items"]["enum"] == list(endpoints())

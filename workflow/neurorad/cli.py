@@ -12,7 +12,7 @@ STAGES = {
     "cohorts": ("inventory", "labels", "audit", "excluded"),
     "imaging": ("volumes", "volumes-index", "qc", "view"),
     "pretraining": ("pretrain", "cost"),
-    "embedding": ("embed", "ensemble"),
+    "embedding": ("embed", "ensemble", "export", "finetune", "rivals"),
     "evaluation": ("folds", "probe", "survival", "invariance", "compare", "clean", "reliability"),
     "explanation": ("explain",),
     "reporting": ("figure", "training-pages", "table", "report"),

@@ -38,6 +38,8 @@ NORMS: dict[str, Norm] = {
 }
 
 WEIGHTS, CARD = "encoder.safetensors", "card.json"
+SHARED_WEIGHTS, SHARED_CARD = "model.safetensors", "config.json"
+"""Names in a folder that `neurorad export` made, as model hubs expect them."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,25 @@ def load_card(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no card, or it does not describe an encoder.
     """
-    path = Path(folder) / CARD
+    path = _either(folder, CARD, SHARED_CARD)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; an encoder folder is made by `neurorad pretrain`")
-    card = read_json(path)
+        raise InputError(f"{path}: no such file; an encoder folder is made by `neurorad pretrain` or `neurorad export`")
+    try:
+        card = read_json(path)
+    except ValueError as problem:
+        raise InputError(f"{path}: no valid JSON ({problem}); make the encoder again") from problem
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: describes no encoder; make it again with `neurorad pretrain`")
     missing = {"architecture", "preprocessing"} - set(card)
     if missing:
         raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; make the encoder again with `neurorad pretrain`")
     return card
+
+
+def _either(folder: str | Path, own: str, shared: str) -> Path:
+    """The file of an encoder folder, by its name there or in an exported one."""
+    folder = Path(folder)
+    return folder / shared if not (folder / own).is_file() and (folder / shared).is_file() else folder / own
 
 
 def architecture_of(card: Mapping[str, Any]) -> Architecture:
@@ -164,7 +177,7 @@ def architecture_of(card: Mapping[str, Any]) -> Architecture:
 
 
 def load_encoder(folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
-    """A pretrained encoder, in evaluation mode on the CPU, and its card.
+    """A pretrained encoder, in evaluation mode on the CPU, and its card; of its own folder or of an exported one.
 
     >>> encoder, card = load_encoder("results/encoders/byol-dro-s0")  # doctest: +SKIP
     >>> features = encoder(volumes)  # doctest: +SKIP
@@ -175,7 +188,7 @@ def load_encoder(folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     card = load_card(folder)
-    path = Path(folder) / WEIGHTS
+    path = _either(folder, WEIGHTS, SHARED_WEIGHTS)
     encoder = initialised(architecture_of(card), seed=0)
     try:
         with safe_open(path, framework="pt") as stored:
@@ -199,13 +212,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise InputError("--device cuda: PyTorch finds no usable GPU here; use --device auto or cpu")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def contract_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What differs between two preprocessing contracts, one text a key: `"spacing: [3, 3, 3] against [1, 1, 1]"`."""
-    absent = "absent"
-    return [
-        f"{key}: {expected.get(key, absent)} against {found.get(key, absent)}"
-        for key in sorted({*expected, *found})
-        if expected.get(key, absent) != found.get(key, absent)
-    ]

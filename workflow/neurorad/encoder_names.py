@@ -20,6 +20,9 @@ def encoder_names(pretraining: Mapping[str, Any]) -> list[str]:
     ]
 
 
+METHODS = ("byol", "dino", "mae", "moco")
+"""What encoders of a study are pretrained by."""
+
 ENSEMBLE = "ensemble"
 """Method of the L2-normalised concatenation of all methods' embeddings under one objective and seed."""
 
@@ -48,3 +51,9 @@ def encoder_parts(encoder: str) -> tuple[str, str, int]:
     if match is None:
         raise InputError(f"encoder name {encoder!r} is not METHOD-OBJECTIVE-sSEED, such as byol-dro-s0")
     return match["method"], match["objective"] or "none", int(match["seed"] or 0)
+
+
+def is_rival(encoder: str) -> bool:
+    """Whether an encoder is none of the study's own: untrained, without images, from elsewhere, harmonised or tuned."""
+    method, objective, _ = encoder_parts(encoder)
+    return method not in (*METHODS, ENSEMBLE) or objective not in OBJECTIVES

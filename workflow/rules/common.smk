@@ -20,6 +20,7 @@ from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_v
 from neurorad.imaging.verdicts import read_verdicts
 from neurorad.reporting.registry import CAPTIONS, FIGURES, caption
 from neurorad.reporting.tables import TABLES
+from neurorad.rivals import combat_names, frozen_names, harmonised, pretrained_elsewhere, start_of, tuned_names
 
 # Rules call `neurorad VERB`; it runs from this checkout, whichever environment the job is in.
 SOURCE = shlex.quote(str(Path(workflow.basedir) / "workflow"))
@@ -31,10 +32,14 @@ CROSSWALKS = config.get("leakage", {}).get("crosswalks", [])
 PRETRAINING = config["pretraining"]
 FROZEN = PRETRAINING.get("freeze")
 ENCODERS = encoder_names(PRETRAINING)
-# Age and sex come from label tables.
-BASELINES = ["random-s0", *(["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else [])]
 EVALUATION = config["evaluation"]
 ENSEMBLES = ensemble_names(PRETRAINING) if EVALUATION.get("ensemble") else []
+RIVALS = config.get("rivals", {})
+# Age and sex come from label tables.
+CLINICAL = ["clinical"] if any("labels" in COHORTS[cohort] for cohort in TEST) else []
+BASELINES = [name for name in frozen_names(RIVALS) if CLINICAL or name != "clinical-full"] + CLINICAL
+COMBATS = combat_names(RIVALS, ENCODERS)
+TUNED = tuned_names(RIVALS)
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
 LOCKED = read_lock(LOCK)
 PLAN = stamp(LOCKED, config)
@@ -43,7 +48,7 @@ EXPLAINED = ["maps.npz", "agreement.parquet", "check_scans.parquet", "checks.par
 
 wildcard_constraints:
     cohort="[a-z0-9][a-z0-9-]*",
-    encoder="[a-z]+(-[a-z]+)?(-s[0-9]+)?",
+    encoder="[a-z][a-z0-9]*(-[a-z]+)*(-s[0-9]+)?",
     shard="[0-9]+",
     endpoint="[a-z0-9]+",
 
@@ -252,23 +257,60 @@ def encoder_folder(encoder):
 
 
 def encoder_source(wildcards):
-    """What to embed with: a trained encoder, the same network untrained, or the clinical variables."""
+    """What to embed with: a trained encoder, the same network untrained, the clinical variables, or a rival's files."""
+    name = wildcards.encoder
+    if name.split("-")[0] == "clinical":
+        return [f"results/cohorts/{wildcards.cohort}/patients.tsv"]
+    if name in BASELINES and not name.startswith("random-"):
+        block = rival_settings(name)
+        return [block[key] for key in ("weights", "torchscript", "onnx", "python") if key in block]
     # Waiting for the audit here lets Snakemake see, once it is done, that an unchanged encoder embeds nothing again.
     checkpoints.audit.get()
-    if wildcards.encoder == "clinical":
-        return [f"results/cohorts/{wildcards.cohort}/patients.tsv"]
-    if wildcards.encoder.startswith("random-"):
+    if name.startswith("random-"):
         return [f"{encoder_folder(ENCODERS[0])}/card.json"]
-    return multiext(f"{encoder_folder(wildcards.encoder)}/", "card.json", "encoder.safetensors")
+    return multiext(f"{encoder_folder(name)}/", "card.json", "encoder.safetensors")
+
+
+def rival_settings(name):
+    block = RIVALS.get(name, RIVALS.get("adapters", {}).get(name))
+    return block if isinstance(block, dict) else {}
 
 
 def encoder_flags(wildcards):
-    if wildcards.encoder == "clinical":
-        return f"--clinical results/cohorts/{wildcards.cohort}/patients.tsv"
-    if wildcards.encoder.startswith("random-s"):
-        seed = wildcards.encoder.removeprefix("random-s")
+    name = wildcards.encoder
+    if name.split("-")[0] == "clinical":
+        full = " --full" if name == "clinical-full" else ""
+        return f"--clinical results/cohorts/{wildcards.cohort}/patients.tsv{full}"
+    if name.startswith("random-s"):
+        seed = name.removeprefix("random-s")
         return f"--random {seed} --like {shlex.quote(encoder_folder(ENCODERS[0]))}"
-    return f"--encoder {shlex.quote(encoder_folder(wildcards.encoder))}"
+    if name in BASELINES:
+        return f"--rival {name} --settings {shlex.quote(canonical(rival_settings(name)))}"
+    return f"--encoder {shlex.quote(encoder_folder(name))}"
+
+
+def start_files(wildcards):
+    """What a network that is trained end to end begins as: an encoder, or the architecture of one."""
+    start = start_of(wildcards.encoder)
+    folder = encoder_folder(ENCODERS[0] if start == "scratch" else start)
+    return multiext(f"{folder}/", "card.json", *([] if start == "scratch" else ["encoder.safetensors"]))
+
+
+def finetune_flags(wildcards, input):
+    block = RIVALS["finetune"]
+    start = start_of(wildcards.encoder)
+    flag = "--scratch" if start == "scratch" else "--encoder"
+    recipe = {key: block[key] for key in ("epochs", "patience", "batch_size", "learning_rate") if key in block}
+    protocols = " ".join(block.get("protocols", ["within_site"]))
+    return (
+        f"{flag} {shlex.quote(str(Path(input[0]).parent))} --recipe {shlex.quote(canonical(recipe))}"
+        f" --protocols {protocols} --repeats {block.get('repeats', 1)}"
+    )
+
+
+def outside_flag(wildcards):
+    """For the stamp of results of weights from elsewhere: nothing proves that they never saw a test patient."""
+    return "--pretrained-elsewhere" if pretrained_elsewhere(wildcards.encoder, RIVALS) else ""
 
 
 def ensemble_members(wildcards):
@@ -283,15 +325,28 @@ def ensemble_members(wildcards):
 
 def clinical_embeddings(wildcards):
     """Age and sex, which every other encoder's probe is set beside."""
-    if wildcards.encoder == "clinical" or "clinical" not in BASELINES:
+    if wildcards.encoder in ("clinical", "clinical-full", *TUNED) or not CLINICAL:
         return []
     return expand("results/embeddings/clinical/{cohort}.parquet", cohort=TEST)
 
 
+def probed_from(wildcards):
+    """The embeddings of every test cohort; ComBat's are those of the encoder that it harmonises. Of a network trained end
+    to end, its out-of-fold logits."""
+    if wildcards.encoder in TUNED:
+        endpoint = RIVALS["finetune"]["endpoints"]
+        return expand("results/finetuned/{encoder}/{endpoint}.parquet", encoder=wildcards.encoder, endpoint=endpoint)
+    return expand("results/embeddings/{encoder}/{cohort}.parquet", encoder=harmonised(wildcards.encoder), cohort=TEST)
+
+
 def probe_flags(wildcards, input):
+    source = (
+        f"{'--scores' if wildcards.encoder in TUNED else '--embeddings'} {' '.join(map(shlex.quote, input.source))}"
+    )
+    combat = ["--combat"] if wildcards.encoder in COMBATS else []
     clinical = [f"--clinical {' '.join(map(shlex.quote, input.clinical))}"] if input.clinical else []
     robust = ["--robust"] if "robust" in EVALUATION.get("probes", []) else []
-    return " ".join([*clinical, *robust])
+    return " ".join([source, *clinical, *robust, *combat, outside_flag(wildcards)])
 
 
 # Explanation
@@ -328,6 +383,9 @@ def effort_flags(wildcards):
 # Reporting
 
 EVALUATED = ENCODERS + ENSEMBLES + BASELINES
+PROBED = EVALUATED + COMBATS + TUNED
+# Where a figure has a panel or a line an encoder, one rival of each kind is enough.
+DRAWN = ENCODERS + ENSEMBLES + [name for name in BASELINES if name.startswith("random-")][:1] + CLINICAL
 
 FILES = {
     "scans": expand("results/cohorts/{cohort}/scans.tsv", cohort=COHORTS),
@@ -338,9 +396,10 @@ FILES = {
     "manifest": ["results/cohorts/pretraining_manifest.tsv"],
     "history": [f"{encoder_folder(encoder)}/history.csv" for encoder in ENCODERS],
     "groups": [f"{encoder_folder(encoder)}/groups.csv" for encoder in ENCODERS],
-    "probe": expand("results/evaluation/probe/{encoder}.parquet", encoder=EVALUATED),
+    "probe": expand("results/evaluation/probe/{encoder}.parquet", encoder=PROBED),
+    "rivals": ["results/embeddings/rivals.tsv"],
     "survival": expand("results/evaluation/survival/{encoder}.parquet", encoder=EVALUATED),
-    "curves": expand("results/evaluation/survival/{encoder}.curves.parquet", encoder=EVALUATED),
+    "curves": expand("results/evaluation/survival/{encoder}.curves.parquet", encoder=DRAWN),
     "invariance": expand("results/evaluation/invariance/{encoder}.parquet", encoder=EVALUATED),
     "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
     "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],

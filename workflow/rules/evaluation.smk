@@ -28,7 +28,7 @@ rule folds:
 
 rule probe:
     input:
-        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        source=probed_from,
         clinical=clinical_embeddings,
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
@@ -48,7 +48,7 @@ rule probe:
         flags=probe_flags,
         code=code_of("evaluation.commands:run_probe", resources=["endpoints.yaml"]),
     shell:
-        "neurorad probe --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --folds {input.folds:q}"
+        "neurorad probe --encoder {wildcards.encoder} --folds {input.folds:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} {params.flags}"
         " --out {output.rows:q}"
         " --predictions {output.predictions:q} --coefficients {output.coefficients:q} 2> >(tee {log:q} >&2)"
@@ -74,11 +74,12 @@ rule survival:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        outside=outside_flag,
         code=code_of("evaluation.commands:run_survival", resources=["endpoints.yaml"]),
     shell:
         "neurorad survival --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
         " --patients {input.patients:q} --folds {input.folds:q} --leakage {input.leakage:q} --seed {params.seed}"
-        " --bootstrap {params.bootstrap} --out {output.rows:q} --predictions {output.predictions:q}"
+        " --bootstrap {params.bootstrap} {params.outside} --out {output.rows:q} --predictions {output.predictions:q}"
         " --coefficients {output.coefficients:q} --curves {output.curves:q} 2> >(tee {log:q} >&2)"
 
 
@@ -100,11 +101,12 @@ rule invariance:
     params:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
+        outside=outside_flag,
         code=code_of("evaluation.commands:run_invariance"),
     shell:
         "neurorad invariance --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
         " --patients {input.patients:q} --folds {input.folds:q}"
-        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} --out {output.rows:q}"
+        " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} {params.outside} --out {output.rows:q}"
         " --coordinates {output.coordinates:q} 2> >(tee {log:q} >&2)"
 
 
@@ -136,9 +138,8 @@ rule compare:
 
 rule clean:
     input:
-        predictions=expand(
-            "results/evaluation/{kind}/{encoder}.predictions.parquet", kind=["probe", "survival"], encoder=EVALUATED
-        ),
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=PROBED)
+        + expand("results/evaluation/survival/{encoder}.predictions.parquet", encoder=EVALUATED),
         patients="results/cohorts/test_patients.tsv",
         leakage="results/cohorts/leakage_audit.json",
     output:
@@ -161,7 +162,7 @@ rule clean:
 
 rule reliability:
     input:
-        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=EVALUATED),
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=DRAWN),
         patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
         leakage="results/cohorts/leakage_audit.json",
     output:

@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, p
 from neurorad.cohorts.releases import release_of
 from neurorad.encoder_names import encoder_names
 from neurorad.problems import InputError
+from neurorad.rivals import WEIGHTS
 
 OK, NOTE, PROBLEM = "ok", "note", "PROBLEM"
 Finding = tuple[str, str]
@@ -61,12 +63,35 @@ def check_weights(config: dict[str, Any]) -> list[Finding]:
             findings.append((OK, f"brain mask: {check_method(method, settings)}"))
         except InputError as problem:
             findings.append((PROBLEM, str(problem) if "brain mask" in str(problem) else f"brain mask: {problem}"))
+    findings += _check_rivals(config.get("rivals", {}))
     frozen = config["pretraining"].get("freeze")
     if frozen:
         names = encoder_names(config["pretraining"])
         lacking = [name for name in names if not (Path(frozen) / name / "encoder.safetensors").is_file()]
         text = f"{len(names)} finished encoders in {frozen}"
         findings.append((PROBLEM, f"{text}: lacks {', '.join(lacking)}") if lacking else (OK, text))
+    return findings
+
+
+def _check_rivals(rivals: dict[str, Any]) -> list[Finding]:
+    """The files of the config's rivals, and which published weights could still be given."""
+    from neurorad.embedding.checkpoints import checked_file
+
+    findings = []
+    blocks = {name: rivals[name] for name in WEIGHTS if name in rivals} | rivals.get("adapters", {})
+    for name, block in blocks.items():
+        path = next(block[key] for key in ("weights", "torchscript", "onnx", "python") if key in block)
+        try:
+            checked_file(path, block.get("sha256"))
+            findings.append((OK, f"rival {name}: {path}" + (", sha256 as said" if "sha256" in block else "")))
+        except InputError as problem:
+            findings.append((PROBLEM, f"rival {name}: {problem}"))
+        if "onnx" in block and find_spec("onnxruntime") is None:
+            findings.append((PROBLEM, f"rival {name}: needs onnxruntime; pip install 'neurorad[onnx]'"))
+    for name, file in WEIGHTS.items():
+        if name not in rivals:
+            where = f"rivals: {{{name}: {{weights: FILE, sha256: ...}}}}"
+            findings.append((NOTE, f"rival {name}: a grey row in Figure 3A; its file is {file}; give it as `{where}`"))
     return findings
 
 

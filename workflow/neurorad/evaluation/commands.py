@@ -47,9 +47,13 @@ def _add_folds(verbs: argparse._SubParsersAction) -> None:
     verb.set_defaults(run=run_folds)
 
 
-def _add_evaluation_flags(verb: argparse.ArgumentParser) -> None:
+def _add_evaluation_flags(verb: argparse.ArgumentParser, scores: bool = False) -> None:
     verb.add_argument("--encoder", required=True, metavar="NAME", help="such as byol-dro-s0, random-s0 or clinical")
-    verb.add_argument("--embeddings", required=True, nargs="+", type=Path, metavar="PARQUET", help="one a test cohort")
+    source = verb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--embeddings", nargs="+", type=Path, metavar="PARQUET", help="one a test cohort")
+    if scores:
+        source.add_argument("--scores", nargs="+", type=Path, metavar="PARQUET", help="made by `neurorad finetune`")
+    verb.add_argument("--pretrained-elsewhere", action="store_true", help="stamp: the encoder may know test patients")
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="tidy rows")
     _add_common_flags(verb)
 
@@ -75,13 +79,14 @@ def _add_probe(verbs: argparse._SubParsersAction) -> None:
         "         --predictions results/evaluation/probe/byol-dro-s0.predictions.parquet\n"
         "         --coefficients results/evaluation/probe/byol-dro-s0.coefficients.parquet",
     )
-    _add_evaluation_flags(verb)
+    _add_evaluation_flags(verb, scores=True)
     verb.add_argument("--predictions", required=True, type=Path, metavar="PARQUET", help="out-of-fold scores")
     verb.add_argument(
         "--coefficients", required=True, type=Path, metavar="PARQUET", help="one linear layer an endpoint"
     )
     verb.add_argument("--clinical", nargs="+", type=Path, metavar="PARQUET", help="age and sex, one a test cohort")
     verb.add_argument("--robust", action="store_true", help="the probe under Group-DRO over class x site as well")
+    verb.add_argument("--combat", action="store_true", help="harmonise sites by ComBat of the training folds first")
     verb.set_defaults(run=run_probe)
 
 
@@ -252,6 +257,14 @@ def _stamp(path: Path) -> str:
     return str(audit["stamp"])
 
 
+ELSEWHERE = "LEAKAGE NOT EXCLUDED: {} was pretrained outside this study, on data that may hold test patients"
+
+
+def _stamp_of(args: argparse.Namespace) -> str:
+    stamp = _stamp(args.leakage)
+    return "; ".join(filter(None, [stamp, ELSEWHERE.format(args.encoder)])) if args.pretrained_elsewhere else stamp
+
+
 def _check_replicates(number: int) -> None:
     from neurorad.problems import InputError
 
@@ -277,21 +290,28 @@ def run_folds(args: argparse.Namespace) -> None:
 
 
 def run_probe(args: argparse.Namespace) -> None:
+    import pandas as pd
+
     from neurorad.endpoints import endpoints
     from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.probe import probe
     from neurorad.evaluation.tidy import tidy
+    from neurorad.evaluation.tuned import NEEDED, judge
     from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = (
-        _stamp(args.leakage),
-        _read_folds(args.folds),
-        _read_embeddings(args.embeddings, args.encoder),
-    )
-    clinical = _read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
+    stamp, folds = _stamp_of(args), _read_folds(args.folds)
     known = endpoints_of(folds, endpoints())
-    rows, predictions, coefficients = probe(embeddings, folds, known, args.seed, args.bootstrap, clinical, args.robust)
+    if args.scores:
+        scores = pd.concat(_read(args.scores, "--scores", NEEDED), ignore_index=True)
+        rows, predictions = judge(scores, folds, known, args.encoder, args.seed, args.bootstrap)
+        coefficients = pd.DataFrame(columns=["endpoint", "site", "intercept"])
+    else:
+        embeddings = _read_embeddings(args.embeddings, args.encoder)
+        clinical = _read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
+        rows, predictions, coefficients = probe(
+            embeddings, folds, known, args.seed, args.bootstrap, clinical, args.robust, args.combat
+        )
     write_table(args.predictions, predictions)
     write_table(args.coefficients, coefficients)
     write_table(args.out, tidy(rows, stamp, args.encoder))
@@ -306,7 +326,7 @@ def run_survival(args: argparse.Namespace) -> None:
 
     _check_replicates(args.bootstrap)
     stamp, folds, embeddings = (
-        _stamp(args.leakage),
+        _stamp_of(args),
         _read_folds(args.folds),
         _read_embeddings(args.embeddings, args.encoder),
     )
@@ -327,7 +347,7 @@ def run_invariance(args: argparse.Namespace) -> None:
 
     _check_replicates(args.bootstrap)
     stamp, folds, embeddings = (
-        _stamp(args.leakage),
+        _stamp_of(args),
         _read_folds(args.folds),
         _read_embeddings(args.embeddings, args.encoder),
     )

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from neurorad.encoder_names import encoder_parts
 from neurorad.evaluation.folds import Cell
 from neurorad.problems import InputError
 
-INCOMPLETE = ("clinical",)
-"""Encoders that may lack patients (age or sex unknown): those are left out with a note, not an error."""
+INCOMPLETE = ("clinical", "radiomics")
+"""Methods that may lack patients (age or sex unknown, no tumour mask): those are left out with a note, not an error."""
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:
@@ -59,7 +60,7 @@ class Embeddings:
         missing = {key for key, there in zip(keys, known, strict=True) if not there}
         note = ""
         if missing:
-            if self.encoder not in INCOMPLETE:
+            if encoder_parts(self.encoder)[0] not in INCOMPLETE:
                 scans = ", ".join(sorted(scan for _, _, scan in missing)[:3])
                 raise InputError(
                     f"--embeddings: {len(missing)} patients of --folds have no embedding by {self.encoder} ({scans}...); "

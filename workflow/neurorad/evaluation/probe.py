@@ -12,6 +12,7 @@ from neurorad.evaluation import metrics
 from neurorad.evaluation.added_value import nested_logits
 from neurorad.evaluation.calibration import calibration_intercept, calibration_slope
 from neurorad.evaluation.classifier import fit_classifier, fit_regressor
+from neurorad.evaluation.combat import fit_combat
 from neurorad.evaluation.conformal import class_p_values
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import POOLED, TRAINED_ONLY, Cell, cells
@@ -48,13 +49,22 @@ def cross_validate(
     seed: int,
     clinical: np.ndarray | None = None,
     robust: bool = False,
+<<<<<<< HEAD
     layers: list[Layer] | None = None,
+=======
+    combat: bool = False,
+>>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
 ) -> dict[str, np.ndarray]:
     """Out-of-fold scores of the tested patients of a cell.
 
     Args:
+<<<<<<< HEAD
         x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown. layers: each fold's model
             is appended, as the layer whose output is `score`.
+=======
+        x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown. combat: harmonise x over
+            sites first, by ComBat of the training folds.
+>>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
 
     Returns:
         Arrays `[repeats, tested]`: `score` (logit / SD of the inner out-of-fold logits: on one scale over folds, and 0
@@ -71,6 +81,7 @@ def cross_validate(
     strata = np.char.add(np.char.add(y.astype(str), "/"), sites)
     assignments = cell.assignments()
     found: dict[str, np.ndarray] = {}
+    raw = x
 
     def put(name: str, repeat: int, test: np.ndarray, values: np.ndarray) -> None:
         found.setdefault(name, np.full(assignments.shape, np.nan))[repeat, test] = values
@@ -79,6 +90,8 @@ def cross_validate(
         for fold in np.unique(fold_of[fold_of != TRAINED_ONLY]):
             test = fold_of == fold
             random = generator(seed, "probe", cell.endpoint, cell.protocol, cell.site, repeat, fold)
+            if combat:
+                x = fit_combat(raw[~test], sites[~test])(raw, sites)
             model = fit_classifier(x[~test], y[~test], strata[~test], random)
             logit = model(x[test])
             put("score", repeat, test, logit / model.scale)
@@ -262,12 +275,14 @@ def probe(
     replicates: int = 500,
     clinical: Embeddings | None = None,
     robust: bool = False,
+    combat: bool = False,
 ) -> tuple[list[dict[str, object]], pd.DataFrame, pd.DataFrame]:
     """Every endpoint, protocol and site of the folds.
 
     Args:
         clinical: age and sex of the same patients, for the value that the image adds to them. robust: make the Group-DRO
-            probe too.
+            probe too. combat: ComBat of the training folds first; there is then no probe of all sites as one layer on the
+            raw embedding, and no permutation test.
 
     Returns:
         Tidy rows; predictions (one row a tested patient and cell: encoder endpoint protocol site cohort patient scan
@@ -293,9 +308,13 @@ def probe(
             rows += [{**counted, "metric": name, "value": np.nan, "note": note} for name in names]
             continue
         age_sex = None if clinical is None else clinical.of(cell.patients)
+<<<<<<< HEAD
         pooled = cell.protocol == "combined" and cell.site == POOLED
         layers: list[Layer] = []
         found = cross_validate(cell, x, endpoint, seed, age_sex, robust, layers if pooled else None)
+=======
+        found = cross_validate(cell, x, endpoint, seed, age_sex, robust, combat)
+>>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
         mean = averaged(found)
         random = generator(seed, "bootstrap", *where.values())
         counts = metrics.bootstrap_counts(len(tested), replicates, random)
@@ -304,18 +323,26 @@ def probe(
         made = score_rows(truth, mean, value, counts)
         if tested["cohort"].nunique() > 1:
             made.append(same_site_row(truth, mean["score"], tested["cohort"].to_numpy(str), counts))
-        made.append(permutation_row(cell, x, endpoint, replicates, random))
+        if not combat:
+            made.append(permutation_row(cell, x, endpoint, replicates, random))
         if robust:
             made += robust_rows(truth, mean, tested["cohort"].to_numpy(str), counts)
         rows += [{**counted, **row, "note": join_notes(caveats, str(row["note"]))} for row in made]
         own = sweep_rows(value, mean["predicted"], endpoint.cutoff) if "predicted" in mean else []
         own += added_value_rows(truth, mean) if age_sex is not None else []
         rows += [{**counted, **row, "note": join_notes(left_out, str(row["note"]))} for row in own]
+<<<<<<< HEAD
         predictions.append(_predictions(embeddings.encoder, where, tested, truth, mean, found["score"]))
         if pooled:
             layers.append(_everybodys(cell, x, endpoint, seed))
             coefficients.append(layer_table(cell.endpoint, cell.site, layers, embeddings.columns))
     return rows, _stack(predictions, PREDICTION_COLUMNS), _stack(coefficients, ["endpoint", "site", "intercept"])
+=======
+        predictions.append(predictions_of(embeddings.encoder, where, tested, truth, mean, found["score"]))
+        if cell.protocol == "combined" and cell.site == POOLED and not combat:
+            coefficients.append(_coefficients(cell, x, endpoint, seed, embeddings.columns))
+    return rows, stack(predictions, PREDICTION_COLUMNS), stack(coefficients, ["endpoint", "site", "intercept"])
+>>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
 
 
 NUMBERS = ("score", "margin", "probability", "predicted", "p_negative", "p_positive", "clinical", "with_clinical")
@@ -325,11 +352,11 @@ PREDICTION_COLUMNS = [
 ]
 
 
-def _stack(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+def stack(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _predictions(
+def predictions_of(
     encoder: str,
     where: dict[str, str],
     tested: pd.DataFrame,

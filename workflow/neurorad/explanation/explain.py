@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from neurorad import volumes
-from neurorad.encoder import Encoder, contract_differences
+from neurorad.contract import contract_differences
+from neurorad.encoder import Encoder
 from neurorad.explanation.agreement import centre_prior, mass_in_mask, pointing_hit, telling_slice
 from neurorad.explanation.gradcam import gradcam, look
 from neurorad.problems import InputError

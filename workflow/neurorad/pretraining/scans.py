@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neurorad import volumes
-from neurorad.encoder import contract_differences
+from neurorad.contract import contract_differences
 from neurorad.files import read_table, sha256
 from neurorad.pretraining.arithmetic import KEPT_BYTES
 from neurorad.problems import InputError

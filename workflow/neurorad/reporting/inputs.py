@@ -24,6 +24,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "history": ("results/encoders/ENCODER/history.csv, one an encoder", ("step", "loss")),
     "groups": ("results/encoders/ENCODER/groups.csv, one an encoder", ("step", "group", "weight")),
     "probe": ("probe results, one an encoder", ("encoder", "site", "endpoint", "protocol", "metric", "value")),
+    "rivals": ("rivals.tsv", ("encoder", "pretrained_elsewhere", "reason")),
     "survival": ("survival results, one an encoder", ("encoder", "site", "protocol", "metric", "value")),
     "curves": ("Kaplan-Meier curves, one an encoder", ("site", "stratum", "time", "survival", "at_risk")),
     "invariance": ("invariance results, one an encoder", ("encoder", "metric", "value")),
@@ -53,6 +54,7 @@ class Tables:
     history: pd.DataFrame | None = None
     groups: pd.DataFrame | None = None
     probe: pd.DataFrame | None = None
+    rivals: pd.DataFrame | None = None
     survival: pd.DataFrame | None = None
     curves: pd.DataFrame | None = None
     invariance: pd.DataFrame | None = None

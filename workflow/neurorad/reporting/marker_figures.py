@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from neurorad.encoder_names import OBJECTIVES, encoder_parts
+from neurorad.encoder_names import OBJECTIVES, encoder_parts, is_rival
 from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
@@ -26,6 +26,7 @@ from neurorad.reporting.theme import (
     order_encoders,
     site_label,
 )
+from neurorad.rivals import TUNED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +53,9 @@ def auc_rows(probe: pd.DataFrame, protocol: str = PROTOCOL) -> pd.DataFrame:
 def mean_auc(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean AUC of each encoder over the (site, endpoint) pairs that could be estimated for every encoder.
 
+    A rival that by its nature does not see all patients or endpoints (`is_partial`) takes no pair from the others: its
+    mean is over those of the pairs that it has.
+
     The interval runs from the mean lower to the mean upper limit. As SD(mean) <= mean(SD) whatever the
     dependence between the pairs (Minkowski), it is at least as wide as the 95 % CI of the mean. An AUC whose
     interval cannot be made (perfect separation) counts with the widest, 0 to 1.
@@ -60,39 +64,76 @@ def mean_auc(rows: pd.DataFrame) -> pd.DataFrame:
         Columns encoder, value, ci_low, ci_high, pairs; one row an encoder.
     """
     kept = rows[rows["value"].notna()]
-    encoders = kept["encoder"].nunique()
-    shared = kept.groupby(["site", "endpoint"])["encoder"].transform("nunique") == encoders
-    kept = kept[shared].fillna({"ci_low": 0.0, "ci_high": 1.0})
+    whole = kept[~kept["encoder"].map(is_partial)] if not kept["encoder"].map(is_partial).all() else kept
+    counts = whole.groupby(["site", "endpoint"])["encoder"].nunique()
+    pairs = counts.index[counts == whole["encoder"].nunique()]
+    kept = kept[pd.MultiIndex.from_frame(kept[["site", "endpoint"]]).isin(pairs)].fillna(
+        {"ci_low": 0.0, "ci_high": 1.0}
+    )
     means = kept.groupby("encoder", sort=False)[["value", "ci_low", "ci_high"]].mean()
     return means.assign(pairs=kept.groupby("encoder")["value"].size()).reset_index()
 
 
+def is_partial(encoder: str) -> bool:
+    """Radiomics has the patients with a tumour mask; a network tuned end to end the endpoints that the config names."""
+    method, objective, _ = encoder_parts(encoder)
+    return method == "radiomics" or objective.split("-")[-1] == TUNED
+
+
 def draw_rivals(tables: Tables) -> Figure:
-    """One row an encoder: each AUC a dot, their mean with its conservative interval."""
+    """One row an encoder or rival: each AUC a dot, their mean with its conservative interval; a grey row with the reason for
+    each rival that the study has not."""
     rows = auc_rows(tables.probe)
     rows = rows[rows["site"] != "all"]
     means = mean_auc(rows).set_index("encoder")
+    absent, elsewhere = _rival_notes(tables.rivals)
     encoders = order_encoders(rows["encoder"])
-    figure = new_figure(1.0 + 0.3 * len(encoders), width=5.0)
+    absent = {name: absent[name] for name in order_encoders(absent) if name not in encoders}
+    shown = [*encoders, *absent]
+    figure = new_figure(1.0 + 0.26 * len(shown), width=5.4)
     axes = figure.subplots()
-    for y, encoder in enumerate(reversed(encoders)):
+    span = _span(rows[["value"]], (0.3, 1.0))
+    pairs = int(means["pairs"].max()) if len(means) else 0
+    for y, encoder in enumerate(reversed(shown)):
+        if encoder in absent:
+            label = {"color": GREY, "style": "italic", "fontsize": 6.5, "ha": "center", "va": "center"}
+            axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", **label)
+            axes.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
+            continue
         mine = np.sort(rows.loc[(rows["encoder"] == encoder), "value"].dropna().to_numpy())
         spread = 0.22 * np.sin(np.arange(len(mine)) * 2.4)
         axes.plot(mine, y + spread, ".", ms=2.5, color="#BBBBBB", zorder=1)
-        if encoder in means.index:
-            estimate(axes, y, means.loc[encoder], encoder)
-        else:
+        if encoder not in means.index:
             not_estimable(axes, y, 0.5)
+            continue
+        estimate(axes, y, means.loc[encoder], encoder)
+        if means.loc[encoder, "pairs"] < pairs:
+            text = f"{int(means.loc[encoder, 'pairs'])} of {pairs}"
+            axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), fontsize=6, color=GREY, va="center")
     chance(axes)
-    axes.set_xlim(*_span(rows[["value"]], (0.3, 1.0)))
-    axes.set_yticks(range(len(encoders)), [encoder_label(encoder) for encoder in reversed(encoders)])
-    axes.set_ylim(-0.6, len(encoders) - 0.4)
+    axes.set_xlim(*span)
+    labels = [f"{encoder_label(name)}{'*' if name in elsewhere else ''}" for name in reversed(shown)]
+    axes.set_yticks(range(len(shown)), labels)
+    for label, name in zip(axes.get_yticklabels(), reversed(shown), strict=True):
+        label.set_color(GREY if name in absent else INK)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel("AUC, out of fold (dot: one marker at one site)")
-    pairs = int(means["pairs"].max()) if len(means) else 0
-    axes.set_title(f"mean over {pairs} marker-site pairs estimable for all {len(means)} encoders", loc="left")
-    finish(figure, tables.leakage)
+    whole = sum(not is_partial(encoder) for encoder in means.index)
+    axes.set_title(f"mean over {pairs} marker-site pairs estimable for all {whole} encoders", loc="left")
+    starred = [name for name in encoders if name in elsewhere]
+    stamp = "* pretrained elsewhere: LEAKAGE NOT EXCLUDED, it may know test patients" if starred else ""
+    finish(figure, "; ".join(filter(None, [tables.leakage, stamp])))
     figure.set_label(f"{pairs} marker-site pairs, {len(encoders)} encoders, {count_range(rows['n'])} patients a pair.")
     return figure
+
+
+def _rival_notes(rivals: pd.DataFrame | None) -> tuple[dict[str, str], set[str]]:
+    """Rivals that the study has not -> why, and those that were pretrained elsewhere."""
+    if rivals is None:
+        return {}, set()
+    missing = rivals[rivals["reason"].fillna("") != ""]
+    absent = dict(zip(missing["encoder"], missing["reason"], strict=True))
+    return absent, set(rivals.loc[rivals["pretrained_elsewhere"] == "yes", "encoder"])
 
 
 def draw_common_markers(tables: Tables) -> Figure:
@@ -107,7 +148,7 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
     """A panel for each marker (row) and site (column): methods against AUC, base open, +DRO filled."""
     rows = auc_rows(tables.probe)
     rows = rows[rows["endpoint"].isin(names) & (rows["site"] != "all")]
-    rows = rows[rows["encoder"].map(lambda e: encoder_parts(e)[0] not in ("random", "clinical"))]
+    rows = rows[~rows["encoder"].map(is_rival)]
     if rows.empty:
         raise NothingToDrawError(f"no patient has a label of {', '.join(map(endpoint_label, names))}")
     sites = sorted(rows["site"].unique())

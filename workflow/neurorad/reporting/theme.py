@@ -27,8 +27,15 @@ METHOD_COLOURS = {
     "mae": "#009E73",
     "moco": "#AA4499",
     "ensemble": "#8A6D00",
+    "scratch": "#56789A",
     "random": "#777777",
+    "intensity": "#8C564B",
     "clinical": "#333333",
+    "radiomics": "#555522",
+    "biomedclip": "#006D6D",
+    "medblip": "#3D6B1F",
+    "medicalnet": "#7A4FA3",
+    "brainiac": "#A33F5F",
 }
 """Okabe and Ito (2008) where they are dark enough to read on white."""
 
@@ -40,6 +47,13 @@ METHOD_LABELS = {
     "ensemble": "ensemble",
     "random": "random weights",
     "clinical": "age + sex",
+    "scratch": "supervised",
+    "intensity": "intensity + volume",
+    "radiomics": "radiomics (needs segmentation)",
+    "biomedclip": "BiomedCLIP",
+    "medblip": "MedBLIP",
+    "medicalnet": "MedicalNet",
+    "brainiac": "BrainIAC",
 }
 OBJECTIVE_LABELS = {
     "base": "base",
@@ -48,7 +62,11 @@ OBJECTIVE_LABELS = {
     "excess": "+excess DRO",
     "worst": "worst group",
     "none": "",
+    "full": "+ KPS + resection",
+    "tuned": "end to end",
+    "combat": "ComBat",
 }
+"""Of an objective of several parts (`dro-tuned`) each has its label."""
 OBJECTIVE_MARKERS = {"base": "o", "balanced": "^", "dro": "D", "excess": "v", "worst": "P", "none": "s"}
 OBJECTIVE_LINES = {
     "base": (0, (3, 1.5)),
@@ -118,7 +136,8 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 def encoder_label(name: str) -> str:
     method, objective, seed = encoder_parts(name)
-    label = f"{METHOD_LABELS.get(method, method)} {OBJECTIVE_LABELS.get(objective, objective)}".strip()
+    said = ", ".join(OBJECTIVE_LABELS.get(part, part) for part in objective.split("-"))
+    label = f"{METHOD_LABELS.get(method, method)} {said}".strip()
     return f"{label} (seed {seed})" if seed else label
 
 

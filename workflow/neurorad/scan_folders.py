@@ -1,0 +1,222 @@
+"""Any user's folders of scans to volumes, by the same code as a study's: what `neurorad embed ... FOLDER...` stands on.
+
+It joins stages, so it lives at the root: cohorts' names are not used, imaging makes the volumes, embedding reads their table.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neurorad.contract import contract_differences
+from neurorad.files import read_json, read_table, write_table
+from neurorad.problems import InputError
+from neurorad.volumes import SEQUENCES
+
+COHORT = "given"
+NIFTI = (".nii", ".nii.gz")
+SPELLINGS = {
+    "t2f": r"t2f|flair|t2flair",
+    "t1c": r"t1c|t1ce|t1gd|ct1|t1post|t1km|t1wce|t1ca",
+    "t1n": r"t1n|t1|t1w|t1pre",
+    "t2w": r"t2w|t2",
+}
+"""How a file's name says its sequence, as one of the words between its marks; the first that fits, in this order."""
+CONTRAST = r"ce|gd|gad|post|contrast|gadolinium"
+NO_IMAGE = r"seg|mask|label|labels|segmentation|tumormask|roi"
+DICOM_MARK = b"DICM"
+
+
+def settings_of(contract: Mapping[str, Any], atlas: str | None, brain_mask: str) -> dict[str, Any]:
+    """The `imaging` settings that make volumes of an encoder's contract.
+
+    Args:
+        contract: `preprocessing` of its card. atlas: the user's atlas file, if the encoder has one of its own.
+        brain_mask: method for scans that are not stripped.
+
+    Raises:
+        InputError: this version cannot make such volumes; the message says what differs.
+    """
+    from neurorad.files import sha256
+    from neurorad.imaging.volume import contract as contract_of
+
+    missing = {"spacing_mm", "shape", "n4"} - set(contract)
+    if missing:
+        raise InputError(f"the encoder's card: preprocessing lacks {', '.join(sorted(missing))}")
+    settings: dict[str, Any] = {
+        "spacing": contract["spacing_mm"],
+        "shape": contract["shape"],
+        "n4": contract["n4"],
+        "brain_mask": {"method": brain_mask},
+        "missing_sequence": contract.get("missing_sequence", "exclude"),
+    }
+    if atlas:
+        settings["atlas"] = {"file": atlas, "sha256": sha256(atlas)}
+    differences = contract_differences(contract, contract_of(settings))
+    if differences:
+        raise InputError(
+            "scans cannot be preprocessed as the encoder's were (encoder against here: "
+            f"{'; '.join(differences)}); an atlas of its own is given with --atlas"
+        )
+    return settings
+
+
+def volumes_of(
+    folders: Sequence[Path], settings: Callable[[], dict[str, Any]], keep: Path, threads: int = 1, device: str = "auto"
+) -> Path:
+    """Make a volume of each scan below `keep`; those already made of the same files and settings are kept.
+
+    A folder that holds finished volumes (`.b2nd` with their cards) is taken as it is.
+
+    Args:
+        settings: the `imaging` settings; asked for only if there is a volume to make.
+
+    Returns:
+        `volumes.tsv`. What could not be used is named on standard error.
+
+    Raises:
+        InputError: a folder without a scan, two with one name, files that cannot be told apart, or no usable scan at all.
+    """
+    scans = [scan for folder in folders for scan in find_scans(folder)]
+    names = [scan["scan"] for scan in scans]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"two folders are called {twice[0]}; rename one, as a row of the output is known by this name")
+    finished = [_finished(scan) for scan in scans if scan["volume"]]
+    made = [scan for scan in scans if not scan["volume"]]
+    tables = [pd.DataFrame(finished)] if finished else []
+    if made:
+        from neurorad.imaging.commands import run_volumes
+
+        wanted = settings()
+        write_table(keep / "scans.tsv", pd.DataFrame(made))
+        run_volumes(
+            argparse.Namespace(
+                scans=keep / "scans.tsv",
+                settings=json.dumps(wanted),
+                folder=keep,
+                shard=0,
+                shards=1,
+                out=keep / "made.tsv",
+                series=None,
+                threads=threads,
+                device=device,
+            )
+        )
+        tables.append(read_table(keep / "made.tsv"))
+    index = pd.concat(tables, ignore_index=True)
+    for row in index[index["status"] != "ok"].itertuples():
+        print(f"{row.scan}: left out: {row.reason}", file=sys.stderr)
+    if not (index["status"] == "ok").any():
+        raise InputError("no scan could be used; the reasons are above")
+    write_table(keep / "volumes.tsv", index)
+    return keep / "volumes.tsv"
+
+
+def find_scans(folder: Path) -> list[dict[str, str]]:
+    """The scans of a folder, each a row of scans.tsv with `volume` besides: finished volumes, one scan of NIfTI files,
+    subfolders of which each is such a scan, or one scan of DICOM files.
+
+    Raises:
+        InputError: none of these, or a scan whose files cannot be told apart.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give folders of scans")
+    volumes = sorted(folder.glob("*.b2nd"))
+    if volumes:
+        return [_row(path.stem, volume=str(path)) for path in volumes]
+    if _images(folder):
+        return [_nifti_scan(folder)]
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with_images = [path for path in inner if _images(path)]
+    if with_images:
+        return [_nifti_scan(path) for path in with_images]
+    if any(_is_dicom(path) for path in sorted(folder.rglob("*")) if path.is_file()):
+        return [_row(folder.resolve().name, dicom=str(folder))]
+    raise InputError(f"{folder}: holds neither NIfTI nor DICOM images nor volumes (.b2nd)")
+
+
+def _row(name: str, **more: str) -> dict[str, str]:
+    columns = (*SEQUENCES, "dicom", "tumour", "tumour_labels", "cavity_labels", "grid", "problem", "volume")
+    empty = dict.fromkeys(columns, "")
+    who = {"cohort": COHORT, "scan": name, "patient": name, "session": "1"}
+    return {**who, **empty, "state": "stripped or defaced or skull", **more}
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.name.lower().endswith(NIFTI) and not path.name.startswith(".")
+    )
+
+
+def _nifti_scan(folder: Path) -> dict[str, str]:
+    """The four sequences by the words in their files' names.
+
+    Raises:
+        InputError: no file, or more than one, for a sequence.
+    """
+    found: dict[str, list[Path]] = {name: [] for name in SEQUENCES}
+    for path in _images(folder):
+        name = sequence_of(path.name, folder.resolve().name)
+        if name:
+            found[name].append(path)
+    several = [name for name, paths in found.items() if len(paths) > 1]
+    if several:
+        files = " and ".join(path.name for path in found[several[0]][:3])
+        raise InputError(f"{folder}: {files} are all named as {several[0]}; leave one file a sequence in the folder")
+    if not found["t1c"]:
+        raise InputError(
+            f"{folder}: no file is named as {'/'.join(SEQUENCES)}; a name needs a word such as t1n, t1c (or t1ce), t2w, flair"
+            if not any(found.values())
+            else f"{folder}: no file is named as t1c (t1ce, t1gd), which the others are aligned to"
+        )
+    problem = f"missing sequence {', '.join(lacking)}" if (lacking := [n for n in SEQUENCES if not found[n]]) else ""
+    if problem:
+        print(f"{folder.name}: {problem}", file=sys.stderr)
+    return _row(folder.resolve().name, **{name: str(paths[0]) for name, paths in found.items() if paths})
+
+
+def sequence_of(name: str, folder: str = "") -> str | None:
+    """The sequence that a file's name says, or None: `UPENN-1_T1GD.nii.gz` is t1c, `..._seg.nii.gz` is none.
+
+    Args:
+        folder: name of its folder, which is left out of the file's name where that begins with it.
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    if folder and stem.lower().startswith(folder.lower()):
+        stem = stem[len(folder) :]
+    words = [word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word]
+    if any(re.fullmatch(NO_IMAGE, word) for word in words):
+        return None
+    for sequence, spelling in SPELLINGS.items():
+        if any(re.fullmatch(spelling, word) for word in words):
+            enhanced = sequence == "t1n" and any(re.fullmatch(CONTRAST, word) for word in words)
+            return "t1c" if enhanced else sequence
+    return None
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(132)[128:] == DICOM_MARK
+
+
+def _finished(scan: Mapping[str, str]) -> dict[str, str]:
+    from neurorad.volumes import card_path
+
+    path = card_path(scan["volume"])
+    if not path.is_file():
+        raise InputError(f"{scan['volume']}: has no card {path.name} beside it; a volume is known by its card")
+    who = {key: scan[key] for key in ("cohort", "scan", "patient", "session")}
+    return {
+        **who,
+        "state": "",
+        "volume": scan["volume"],
+        "sha256": read_json(path)["sha256"],
+        "status": "ok",
+        "reason": "",
+    }
