@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,16 @@ def export_folder(encoder: Encoder, card: Mapping[str, Any], out: Path) -> None:
         _compare(load_encoder(out)[0](volume).numpy(), encoder(volume).numpy(), out / SHARED_WEIGHTS)
 
 
-def export_onnx(encoder: Encoder, card: Mapping[str, Any], path: Path) -> bool:
+def export_onnx(encoder: Encoder, card: Mapping[str, Any], path: Path) -> None:
     """Write the encoder as ONNX: `volumes` [batch, 4, D, H, W] float32 of the contract's shape -> `embedding` [batch, d].
 
-    Returns:
-        Whether it was read back and compared, which needs onnxruntime.
-
     Raises:
-        InputError: the graph does not give the same embeddings.
+        InputError: onnx or onnxruntime is not installed, or the graph does not give the same embeddings.
     """
+    if not find_spec("onnx") or not find_spec("onnxruntime"):
+        raise InputError(f"{path}: ONNX needs two more packages: pip install 'neurorad[onnx]'")
+    import onnxruntime
+
     volume = probe_volume(card)
     batch = {0: "batch"}
     with atomic(path) as temporary, warnings.catch_warnings():
@@ -63,15 +65,10 @@ def export_onnx(encoder: Encoder, card: Mapping[str, Any], path: Path) -> bool:
             output_names=[OUTPUT],
             dynamic_axes={INPUT: batch, OUTPUT: batch},
         )
-    try:
-        import onnxruntime
-    except ImportError:
-        return False
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     twice = torch.cat([volume, volume.flip(2)])
     with torch.no_grad():
         _compare(session.run(None, {INPUT: twice.numpy()})[0], encoder(twice).numpy(), path)
-    return True
 
 
 def probe_volume(card: Mapping[str, Any]) -> torch.Tensor:
