@@ -49,22 +49,15 @@ def cross_validate(
     seed: int,
     clinical: np.ndarray | None = None,
     robust: bool = False,
-<<<<<<< HEAD
     layers: list[Layer] | None = None,
-=======
     combat: bool = False,
->>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
 ) -> dict[str, np.ndarray]:
     """Out-of-fold scores of the tested patients of a cell.
 
     Args:
-<<<<<<< HEAD
         x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown. layers: each fold's model
-            is appended, as the layer whose output is `score`.
-=======
-        x: `[n, d]`, rows as `cell.patients`. clinical: `[n, 2]` age and sex, NaN where unknown. combat: harmonise x over
-            sites first, by ComBat of the training folds.
->>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
+            is appended, as the layer whose output is `score`. combat: harmonise x over sites first, by ComBat of the
+            training folds.
 
     Returns:
         Arrays `[repeats, tested]`: `score` (logit / SD of the inner out-of-fold logits: on one scale over folds, and 0
@@ -308,13 +301,10 @@ def probe(
             rows += [{**counted, "metric": name, "value": np.nan, "note": note} for name in names]
             continue
         age_sex = None if clinical is None else clinical.of(cell.patients)
-<<<<<<< HEAD
-        pooled = cell.protocol == "combined" and cell.site == POOLED
+        # A layer acts on the raw embedding, which after ComBat no layer does.
+        pooled = cell.protocol == "combined" and cell.site == POOLED and not combat
         layers: list[Layer] = []
-        found = cross_validate(cell, x, endpoint, seed, age_sex, robust, layers if pooled else None)
-=======
-        found = cross_validate(cell, x, endpoint, seed, age_sex, robust, combat)
->>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
+        found = cross_validate(cell, x, endpoint, seed, age_sex, robust, layers if pooled else None, combat)
         mean = averaged(found)
         random = generator(seed, "bootstrap", *where.values())
         counts = metrics.bootstrap_counts(len(tested), replicates, random)
@@ -331,18 +321,11 @@ def probe(
         own = sweep_rows(value, mean["predicted"], endpoint.cutoff) if "predicted" in mean else []
         own += added_value_rows(truth, mean) if age_sex is not None else []
         rows += [{**counted, **row, "note": join_notes(left_out, str(row["note"]))} for row in own]
-<<<<<<< HEAD
-        predictions.append(_predictions(embeddings.encoder, where, tested, truth, mean, found["score"]))
+        predictions.append(predictions_of(embeddings.encoder, where, tested, truth, mean, found["score"]))
         if pooled:
             layers.append(_everybodys(cell, x, endpoint, seed))
             coefficients.append(layer_table(cell.endpoint, cell.site, layers, embeddings.columns))
-    return rows, _stack(predictions, PREDICTION_COLUMNS), _stack(coefficients, ["endpoint", "site", "intercept"])
-=======
-        predictions.append(predictions_of(embeddings.encoder, where, tested, truth, mean, found["score"]))
-        if cell.protocol == "combined" and cell.site == POOLED and not combat:
-            coefficients.append(_coefficients(cell, x, endpoint, seed, embeddings.columns))
     return rows, stack(predictions, PREDICTION_COLUMNS), stack(coefficients, ["endpoint", "site", "intercept"])
->>>>>>> e441135 (Rivals: BiomedCLIP, MedicalNet, BrainIAC, adapters, statistics, radiomics, end-to-end training and ComBat as encoders like any other; export and one-call embedding)
 
 
 NUMBERS = ("score", "margin", "probability", "predicted", "p_negative", "p_positive", "clinical", "with_clinical")
