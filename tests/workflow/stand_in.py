@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
             for file in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"):
                 write("--out", below=f"/{file}")
         case "figure":
-            for suffix in (".svg", ".png"):
+            for suffix in (".svg", ".png", ".pdf", ".csv"):
                 write("--out", below=suffix)
         case "deviations":
             write("--out", "\n".join(rest))

@@ -18,6 +18,7 @@ from neurorad.fingerprint import fingerprint
 from neurorad.imaging.commands import shard_of
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
 from neurorad.imaging.verdicts import read_verdicts
+from neurorad.reporting.numbers import ROWS
 from neurorad.reporting.registry import CAPTIONS, FIGURES, caption
 from neurorad.reporting.tables import TABLES
 from neurorad.rivals import combat_names, frozen_names, harmonised, pretrained_elsewhere, start_of, tuned_names
@@ -424,14 +425,28 @@ FILES = {
 PROVENANCE_TABLES = ["claims", "deviations"]
 """Tables about the study rather than of it; like the others below results/tables and in the report."""
 
+PAGES = [
+    *expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),
+    *expand(
+        "results/explanation/{encoder}/{endpoint}/viewer.html", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
+    ),
+]
+"""Pages that the report links to."""
+
+APPENDIX = []
+"""Tables (CSV, TSV) and texts that stand at the end of the report, titled by their file's name."""
+
 SHOWN = [name for name, entry in FIGURES.items() if all(FILES[need] for need in entry.needs)]
 WRITTEN = [name for name, (_, needs) in TABLES.items() if all(FILES[need] for need in needs)]
 
 
 def figure_code(name):
     entry = FIGURES[name]
-    drawn = code_of(reached_by(entry.draw), "reporting.inputs:read_tables", "reporting.theme:write_figure")
-    return lambda wildcards: canonical([drawn(wildcards), entry.title, caption(name)])
+    rows = ROWS.get(name)
+    behind = [reached_by(getattr(rows, "func", rows))] if rows else []
+    selected = getattr(rows, "keywords", {})
+    drawn = code_of(reached_by(entry.draw), *behind, "reporting.inputs:read_tables", "reporting.theme:write_figure")
+    return lambda wildcards: canonical([drawn(wildcards), selected, entry.title, caption(name)])
 
 
 def declared():

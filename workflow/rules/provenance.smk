@@ -48,7 +48,7 @@ rule crate:
             "results/report.html",
             "results/cohorts/leakage_audit.json",
             "results/evaluation/folds.parquet",
-            *expand("results/figures/{name}.{kind}", name=SHOWN, kind=["svg", "png"]),
+            *expand("results/figures/{name}.{kind}", name=SHOWN, kind=["svg", "png", "pdf", "csv"]),
             *expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
             *expand("results/embeddings/{encoder}/{cohort}.parquet", encoder=EVALUATED, cohort=TEST),
             *expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),

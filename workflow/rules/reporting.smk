@@ -10,7 +10,7 @@ for name in SHOWN:
             audit="results/cohorts/leakage_audit.json",
         output:
             report(f"results/figures/{name}.svg", caption=CAPTIONS / f"{name}.rst", category=FIGURES[name].answers),
-            f"results/figures/{name}.png",
+            *multiext(f"results/figures/{name}", ".png", ".pdf", ".csv"),
         log:
             f"results/logs/figures/{name}.log",
         benchmark:
@@ -94,11 +94,14 @@ rule config:
 
 rule report:
     input:
-        figures=expand("results/figures/{name}.svg", name=[*SHOWN, *(f"training_{encoder}" for encoder in ENCODERS)]),
+        figures=expand("results/figures/{name}.{kind}", name=SHOWN, kind=["svg", "csv"]),
+        training=expand("results/figures/training_{encoder}.svg", encoder=ENCODERS),
         tables=expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
         excluded=FILES["excluded"],
         audit="results/cohorts/leakage_audit.json",
         config="results/provenance/config.yaml",
+        pages=PAGES,
+        appendix=APPENDIX,
     output:
         "results/report.html",
     log:
@@ -110,5 +113,6 @@ rule report:
     params:
         code=code_of("reporting.commands:run_report"),
     shell:
-        "neurorad report --figures {input.figures:q} --tables {input.tables:q} --excluded {input.excluded:q}"
-        " --audit {input.audit:q} --config {input.config:q} --out {output:q} 2> >(tee {log:q} >&2)"
+        "neurorad report --figures {input.figures:q} {input.training:q} --tables {input.tables:q} --excluded {input.excluded:q}"
+        " --audit {input.audit:q} --config {input.config:q} --pages {input.pages:q} --appendix {input.appendix:q}"
+        " --out {output:q} 2> >(tee {log:q} >&2)"

@@ -1,8 +1,16 @@
 """Verbs of the reporting stage: figure, table, report."""
 
+from __future__ import annotations
+
 import argparse
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -13,7 +21,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
     figure = verbs.add_parser(
         "figure",
-        help="draw one figure of the paper, as SVG and PNG",
+        help="draw one figure of the paper, as SVG, PNG and PDF, with its numbers as CSV",
         description="Draws NAME from the files given by flag (needed, in brackets):\n"
         + "\n".join(f"  {name} ({' '.join('--' + need for need in entry.needs)})" for name, entry in FIGURES.items()),
         epilog="example: neurorad figure fig3b_common_markers --out results/figures/fig3b_common_markers\n"
@@ -21,7 +29,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     figure.add_argument("name", metavar="NAME")
-    figure.add_argument("--out", required=True, type=Path, metavar="STEM", help="writes STEM.svg and STEM.png")
+    figure.add_argument("--out", required=True, type=Path, metavar="STEM", help="writes STEM.svg, .png, .pdf and .csv")
     add_flags(figure)
     figure.set_defaults(run=run_figure)
 
@@ -60,28 +68,44 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "report",
         help="write the whole study as one self-contained HTML page",
         description="Joins figures and tables, made by `figure` and `table`, into one page without any outside file.",
-        epilog="example: neurorad report --figures results/figures/*.svg --tables results/tables/*.csv\n"
+        epilog="example: neurorad report --figures results/figures/*.svg results/figures/*.csv --tables results/tables/*.csv\n"
         "         --excluded results/cohorts/*/excluded.tsv --audit results/cohorts/leakage_audit.json\n"
         "         --config config.yaml --out results/report.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    report.add_argument("--figures", required=True, type=Path, nargs="+", metavar="SVG")
+    report.add_argument(
+        "--figures",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="SVG, and the CSV of its numbers beside it",
+    )
     report.add_argument("--tables", required=True, type=Path, nargs="+", metavar="CSV")
     report.add_argument("--excluded", required=True, type=Path, nargs="+", metavar="TSV")
     report.add_argument("--audit", required=True, type=Path, metavar="JSON")
     report.add_argument("--config", required=True, type=Path, metavar="YAML")
+    report.add_argument("--pages", type=Path, nargs="*", default=[], metavar="HTML", help="other pages, to link to")
+    report.add_argument(
+        "--appendix", type=Path, nargs="*", default=[], metavar="FILE", help="CSV, TSV or text, at the end of the page"
+    )
     report.add_argument("--out", required=True, type=Path, metavar="HTML")
     report.set_defaults(run=run_report)
 
 
 def run_figure(args: argparse.Namespace) -> None:
+    from neurorad.files import write_table
     from neurorad.reporting.inputs import read_tables
+    from neurorad.reporting.made import how_made
+    from neurorad.reporting.numbers import rows_behind
     from neurorad.reporting.registry import FIGURES, caption, figure
     from neurorad.reporting.theme import write_figure
 
-    drawn = figure(args.name, read_tables(args))
+    tables = read_tables(args)
+    drawn = figure(args.name, tables)
     entry = FIGURES[args.name]
-    write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {drawn.get_label()}")
+    write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {drawn.get_label()}", how_made(args))
+    write_table(f"{args.out}.csv", rows_behind(args.name, entry.needs, tables))
 
 
 def run_training_pages(args: argparse.Namespace) -> None:
@@ -109,13 +133,46 @@ def run_table(args: argparse.Namespace) -> None:
 def run_report(args: argparse.Namespace) -> None:
     from neurorad.files import read_table, write_text
     from neurorad.reporting.inputs import given, read_audit, read_source
-    from neurorad.reporting.report import read_figure, report_html
+    from neurorad.reporting.report import Parts, read_figure, report_html
 
-    page = report_html(
-        figures={path.stem: read_figure(given(path)) for path in args.figures if path.suffix == ".svg"},
+    numbers = {path.stem: read_table(given(path)) for path in args.figures if path.suffix == ".csv"}
+    parts = Parts(
+        figures={p.stem: read_figure(given(p), numbers.get(p.stem)) for p in args.figures if p.suffix == ".svg"},
         tables={path.stem: read_table(given(path)) for path in args.tables},
         excluded=read_source("excluded", args.excluded),
         audit=read_audit(args.audit),
         config=given(args.config).read_text(encoding="utf-8"),
+        date=_today(),
+        pages={os.path.relpath(given(page), args.out.parent): _page_title(page) for page in args.pages},
+        appendix={_title(path): _appendix(given(path)) for path in args.appendix},
     )
-    write_text(args.out, page)
+    write_text(args.out, report_html(parts))
+
+
+def _today() -> str:
+    """The day in UTC; SOURCE_DATE_EPOCH goes before it, as in every tool that makes the same bytes again."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    return moment.date().isoformat()
+
+
+def _page_title(page: Path) -> str:
+    """`qc.html` is a cohort's, `viewer.html` an encoder's and an endpoint's; their folders are named after them."""
+    match page.name:
+        case "qc.html":
+            return f"{page.parent.name}: every volume, for quality control"
+        case "viewer.html":
+            return f"{page.parent.parent.name}, {page.parent.name}: maps on the scans"
+        case _:
+            return _title(page)
+
+
+def _title(path: Path) -> str:
+    words = path.stem.replace("_", " ").replace("-", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _appendix(path: Path) -> pd.DataFrame | str:
+    from neurorad.files import read_table
+
+    return read_table(path) if path.suffix in (".csv", ".tsv") else path.read_text(encoding="utf-8")

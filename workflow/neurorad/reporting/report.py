@@ -1,11 +1,11 @@
-"""The whole study on one page that needs no network: figures, tables, exclusions and the leakage audit."""
+"""The whole study on one page that needs no network: figures with their numbers, tables, exclusions, audit, provenance."""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -15,74 +15,12 @@ import yaml
 
 from neurorad import __version__
 from neurorad.problems import InputError
-from neurorad.reporting.marker_figures import PROTOCOL, auc_differences, verdict
-from neurorad.reporting.page import STYLE, html_table
-from neurorad.reporting.registry import FIGURES, caption
+from neurorad.reporting.chapters import ABOUT, BEYOND, CHAPTERS, STORY, TRAINING, Chapter
+from neurorad.reporting.head import head
+from neurorad.reporting.page import details, embedded_rows, html_page, html_table
+from neurorad.reporting.registry import FIGURES
 from neurorad.reporting.theme import encoder_label
 from neurorad.reporting.training_pages import STEM
-
-TRAINING = "fig2_training"
-"""Its chapter shows the training page of every encoder as well."""
-
-CHAPTERS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        "Who was scanned",
-        "Every number below rests on these scans and labels.",
-        ("fig1_flow", "fig2d_cohorts"),
-        ("supplementary_1_cohorts", "supplementary_2_labels", "supplementary_3_decisions"),
-    ),
-    (
-        "How the encoders were trained",
-        "Each method with and without Group-DRO.",
-        (TRAINING,),
-        ("supplementary_4_presets",),
-    ),
-    (
-        "Molecular markers",
-        "Linear probes on frozen embeddings.",
-        ("fig3a_rivals", "fig3b_common_markers", "fig3c_uncommon_markers", "fig3d_differences"),
-        ("probe", "comparison"),
-    ),
-    (
-        "May a probe be acted on, and for whom",
-        "Calibration, utility, uncertainty and subgroups of the same predictions.",
-        ("supp1_calibration", "supp2_subgroups"),
-        ("reliability",),
-    ),
-    (
-        "Overall survival",
-        "Risk from frozen embeddings.",
-        ("fig4a_survival", "fig4a_prognosis", "fig4b_kaplan_meier", "fig5_marker_survival"),
-        ("survival",),
-    ),
-    (
-        "Do embeddings know the site",
-        "Less is better only if the markers are still found.",
-        ("fig4c_sites", "fig4c_invariance"),
-        ("invariance",),
-    ),
-    (
-        "All test patients, and those provably never pretrained on",
-        "The same out-of-fold scores, counted on everybody and on the patients whom the leakage audit calls clean.",
-        (),
-        ("clean",),
-    ),
-    ("Where the encoder looked", "", ("fig6_gradcam", "fig6_map_checks"), ("map_checks",)),
-    (
-        "The paper's numbers beside this study's",
-        "Each number of the paper that is known here, the rule that makes it again, what this study found, and where the "
-        "paper contradicts itself.",
-        (),
-        ("claims",),
-    ),
-    (
-        "Departures from the analysis plan",
-        "What differs from the plan as it was locked, and planned numbers that this study does not have.",
-        (),
-        ("deviations",),
-    ),
-)
-"""Title, sentence, figures and tables of each chapter, in the paper's order."""
 
 MOST_ROWS = 400
 """Rows of a table shown on the page; the whole table is its file."""
@@ -90,167 +28,224 @@ MOST_ROWS = 400
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as it was written: the SVG's bytes, and the description inside it (caption and counts)."""
+    """A figure as it was written: the SVG's bytes, the caption with its counts and how it was made (both from inside the
+    SVG), and the numbers it shows."""
 
     svg: bytes
     description: str
+    made: Mapping[str, Any] = field(default_factory=dict)
+    rows: pd.DataFrame | None = None
 
 
-def read_figure(path: Path) -> Picture:
+@dataclass(frozen=True)
+class Parts:
+    """What the page is made of; figures and tables by name (file stem).
+
+    Attributes:
+        excluded: cohort, patient, scan, stage, reason.
+        audit: `leakage_audit.json`; `stamp` is empty when leakage is excluded.
+        config: text of the study's config.yaml.
+        date: of this page, as in 2026-01-31.
+        pages: other pages of the study: address relative to this one -> what it is.
+        appendix: title -> a table or a text, such as checklists.
+    """
+
+    figures: Mapping[str, Picture]
+    tables: Mapping[str, pd.DataFrame]
+    excluded: pd.DataFrame
+    audit: Mapping[str, Any]
+    config: str
+    date: str = ""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    appendix: Mapping[str, pd.DataFrame | str] = field(default_factory=dict)
+
+
+def read_figure(path: Path, rows: pd.DataFrame | None = None) -> Picture:
     """Read an SVG made by `neurorad figure`.
 
     Raises:
         InputError: the file has no description, so it was not made by this program.
     """
+    from neurorad.reporting.made import read_made
+
     svg = path.read_bytes()
     found = re.search(rb"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
     if found is None:
         raise InputError(f"{path}: not a figure made by `neurorad figure`; make it again")
-    return Picture(svg, unescape(found[1].decode("utf-8")).strip())
+    source = re.search(rb"<dc:source>(.*?)</dc:source>", svg, re.DOTALL)
+    made = read_made(unescape(source[1].decode("utf-8")).strip()) if source else {}
+    return Picture(svg, unescape(found[1].decode("utf-8")).strip(), made, rows)
 
 
-def report_html(
-    figures: Mapping[str, Picture],
-    tables: Mapping[str, pd.DataFrame],
-    excluded: pd.DataFrame,
-    audit: Mapping[str, Any],
-    config: str,
-) -> str:
-    """The page. Chapters follow the paper; figures and tables that no chapter knows come at the end.
-
-    Args:
-        figures, tables: by name (file stem).
-        excluded: cohort, patient, scan, stage, reason.
-        audit: `leakage_audit.json`; `stamp` is empty when leakage is excluded.
-        config: text of the study's config.yaml.
-    """
-    stamp = str(audit["stamp"])
-    known_figures = {name for _, _, names, _ in CHAPTERS for name in names}
-    known_figures |= {name for name in figures if name.startswith(STEM)}
-    known_tables = {name for _, _, _, names in CHAPTERS for name in names}
-    chapters = [
-        *CHAPTERS,
-        ("More", "", tuple(sorted(set(figures) - known_figures)), tuple(sorted(set(tables) - known_tables))),
+def report_html(parts: Parts) -> str:
+    """The page. Chapters follow the paper; figures and tables that no chapter knows come after them."""
+    known_figures = {name for chapter in CHAPTERS for name in chapter.figures}
+    known_figures |= {name for name in parts.figures if name.startswith(STEM)}
+    known_tables = {name for chapter in CHAPTERS for name in chapter.tables}
+    more = Chapter(
+        "More",
+        "Figures and tables that no chapter names.",
+        tuple(sorted(set(parts.figures) - known_figures)),
+        tuple(sorted(set(parts.tables) - known_tables)),
+    )
+    groups = [
+        ("The paper's story", [_chapter(chapter, parts) for chapter in STORY]),
+        ("What the paper lacks", [_chapter(chapter, parts) for chapter in (*BEYOND, more)]),
+        (
+            "Quality and provenance",
+            [
+                _quality(parts),
+                _excluded(parts.excluded),
+                _audit(parts.audit),
+                *(_chapter(chapter, parts) for chapter in ABOUT),
+                *_appendix(parts),
+                _provenance(parts),
+            ],
+        ),
     ]
-    body = [
-        _head(figures, tables, stamp, config),
-        *(_chapter(*chapter, figures, tables) for chapter in chapters),
-        _excluded(excluded),
-        _audit(audit),
-        _details("Settings of this run (config.yaml)", f"<pre>{escape(config)}</pre>"),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>NeuroRAD report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
+    entries = [(title, [section for section in sections if section]) for title, sections in groups]
+    main = "\n".join(section.html for _, sections in entries for section in sections)
+    return html_page(
+        title=_title(parts.config),
+        header=head(_title(parts.config), parts.tables, parts.excluded, parts.audit, parts.config, parts.date),
+        nav=_contents(entries),
+        main=main,
+        footer=f"NeuroRAD {escape(__version__)}. Research use only. This page holds all it shows and loads nothing.",
     )
 
 
-def _head(figures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame], stamp: str, config: str) -> str:
+def _title(config: str) -> str:
     settings = yaml.safe_load(config) or {}
-    title = settings.get("title", "NeuroRAD report") if isinstance(settings, dict) else "NeuroRAD report"
-    state = (
-        f'<p class="alarm">{escape(stamp)}</p>'
-        if stamp
-        else '<p class="fine">No overlap between pretraining and test patients was left by the leakage audit.</p>'
+    return str(settings.get("title", "NeuroRAD report")) if isinstance(settings, dict) else "NeuroRAD report"
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section of the page: its title, and address and name of the figures in it."""
+
+    title: str
+    html: str
+    figures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def address(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+def _section(title: str, inner: str, figures: tuple[tuple[str, str], ...] = ()) -> _Section:
+    address = _Section(title, "").address
+    html = f'<section aria-labelledby="{address}"><h2 id="{address}">{escape(title)}</h2>{inner}</section>'
+    return _Section(title, html, figures)
+
+
+def _contents(entries: list[tuple[str, list[_Section]]]) -> str:
+    def line(section: _Section) -> str:
+        below = "".join(f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, title in section.figures)
+        return (
+            f'<li><a href="#{section.address}">{escape(section.title)}</a>{f"<ol>{below}</ol>" if below else ""}</li>'
+        )
+
+    return "".join(
+        f"<p><strong>{escape(title)}</strong></p><ol>{''.join(map(line, sections))}</ol>"
+        for title, sections in entries
+        if sections
     )
-    probe = tables.get("probe")
-    encoders = sorted(probe["encoder"].astype(str).unique()) if probe is not None else []
-    within = probe[probe["protocol"] == PROTOCOL] if probe is not None else None
-    sites = sorted(set(within["site"].astype(str))) if within is not None else []
-    facts = [
-        f"Made by neurorad {escape(__version__)}.",
-        f"Encoders: {escape(', '.join(encoders))}." if encoders else "",
-        f"Sites: {escape(', '.join(sites))}." if sites else "",
-        f"{len(figures)} figures, {len(tables)} tables.",
-    ]
-    return (
-        f"<header><h1>{escape(str(title))}</h1><p class='research'>Research use only. Not a medical device; no number "
-        f"here may guide the care of a patient.</p>{state}{_plan(tables)}<p>{' '.join(filter(None, facts))}</p>"
-        f"{_answer(tables)}</header>"
-    )
 
 
-def _plan(tables: Mapping[str, pd.DataFrame]) -> str:
-    """The stamp of the analysis plan that stands in the tables; several, if tables of different plans were given."""
-    held = [table["plan"].dropna().astype(str) for table in tables.values() if "plan" in table]
-    stamps = sorted({text for column in held for text in column}) or ["no table says"]
-    return f"<p>Analysis plan: {escape('; '.join(stamps))}.</p>"
+def _chapter(chapter: Chapter, parts: Parts) -> _Section | None:
+    shown = [name for name in chapter.figures if name in parts.figures]
+    inner = [_figure(name, parts.figures[name]) for name in shown]
+    if TRAINING in chapter.figures:
+        pages = [name for name in parts.figures if name.startswith(STEM)]
+        inner += [details(_figure_title(name), _figure(name, parts.figures[name])) for name in pages]
+    inner += [_table(name, parts.tables[name]) for name in chapter.tables if name in parts.tables]
+    if not inner:
+        return None
+    titles = tuple((name, _figure_title(name)) for name in shown)
+    return _section(chapter.title, f"<p>{escape(chapter.sentence)}</p>{''.join(inner)}", titles)
 
 
-def _answer(tables: Mapping[str, pd.DataFrame]) -> str:
-    comparison = tables.get("comparison")
-    if comparison is None or not (comparison["metric"] == "auc_difference").any():
-        return "<p><strong>Does +DRO help?</strong> No paired comparison was given, so this report cannot say.</p>"
-    return f"<p><strong>Does +DRO help?</strong> {escape(verdict(auc_differences(comparison)))}</p>"
-
-
-def _chapter(
-    title: str,
-    sentence: str,
-    names: tuple[str, ...],
-    table_names: tuple[str, ...],
-    figures: Mapping[str, Picture],
-    tables: Mapping[str, pd.DataFrame],
-) -> str:
-    parts = [_figure(name, figures[name]) for name in names if name in figures]
-    if TRAINING in names:
-        parts += [_page(name, figures[name]) for name in figures if name.startswith(STEM)]
-    parts += [_table(name, tables[name]) for name in table_names if name in tables]
-    if not parts:
-        return ""
-    lead = f"<p>{escape(sentence)}</p>" if sentence else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{''.join(parts)}</section>"
+def _figure_title(name: str) -> str:
+    if name.startswith(STEM):
+        return f"Training of {encoder_label(name.removeprefix(STEM))}"
+    entry = FIGURES.get(name)
+    return f"{entry.answers[0].upper()}{entry.answers[1:]}: {entry.title}" if entry else name
 
 
 def _figure(name: str, picture: Picture) -> str:
     """The SVG as a data address: isolated, so that neither ids nor scripts of one picture reach the page."""
     data = base64.b64encode(picture.svg).decode("ascii")
-    entry = FIGURES.get(name)
-    title = entry.title if entry else _page_title(name)
-    answers = f" <span class='answers'>(answers the paper's {escape(entry.answers)})</span>" if entry else ""
-    text = escape(picture.description)
-    # Alternative text is short; the caption beside it says the rest.
-    alt = escape(f"{title}. {picture.description.removeprefix(caption(name)).strip()}" if entry else title)
+    title, text, safe = _figure_title(name), escape(picture.description), escape(name)
+    take = [
+        ("svg", "SVG"),
+        ("png", "PNG, 300 dpi"),
+        *([("csv", "CSV of its numbers")] if picture.rows is not None else []),
+    ]
+    buttons = "".join(
+        f'<button type="button" data-take="{kind}" data-of="{safe}" aria-label="Save {escape(title)} as {label}" hidden>'
+        f"{label}</button>"
+        for kind, label in take
+    )
+    explore = ""
+    if picture.rows is not None:
+        explore = (
+            f'<details data-of="{safe}" hidden><summary>Explore the numbers ({len(picture.rows)} rows)</summary></details>'
+            + embedded_rows(name, picture.rows)
+        )
     return (
-        f'<figure id="{escape(name)}"><div class="sheet"><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></div>'
-        f"<figcaption><strong>{escape(title)}.</strong> {text}{answers}</figcaption></figure>"
+        f'<figure id="{safe}"><h3>{escape(title)}</h3>'
+        f'<div class="sheet" tabindex="0" role="group" aria-label="{escape(title)}">'
+        f'<img decoding="async" alt="{text}" src="data:image/svg+xml;base64,{data}"></div>'
+        f"<figcaption>{text}</figcaption>"
+        f'<div class="take">{buttons}</div>{explore}{_how_made(name, picture)}</figure>'
     )
 
 
-def _page(name: str, picture: Picture) -> str:
-    """The training page of one encoder, folded: a study has many."""
-    return _details(_page_title(name), _figure(name, picture))
-
-
-def _page_title(name: str) -> str:
-    """Of a training page; another figure that the registry does not know keeps its name."""
-    return f"Training of {encoder_label(name.removeprefix(STEM))}" if name.startswith(STEM) else name
+def _how_made(name: str, picture: Picture) -> str:
+    if not picture.made:
+        return ""
+    inputs = pd.DataFrame(picture.made["inputs"], columns=["flag", "file", "sha256"])
+    inputs["sha256"] = inputs["sha256"].str[:16]
+    return details(
+        "How was this made",
+        f"<p>By the rule <code>figure_{escape(name)}</code>, which calls <code>neurorad figure {escape(name)}</code> "
+        f"(NeuroRAD {escape(picture.made['version'])}, code {escape(picture.made['code'])}) on the files below. "
+        f"<code>neurorad trace results/figures/{escape(name)}.svg</code> walks on from them to the scans. Beside this page "
+        f"lie <code>figures/{escape(name)}</code> as .svg, .png, .pdf and .csv.</p>"
+        + html_table(inputs, f"{_figure_title(name)}: {len(inputs)} files that it was drawn from"),
+    )
 
 
 def _table(name: str, table: pd.DataFrame) -> str:
     # The plan's stamp is the same in every row, and stands in the page's head.
     shown = table.head(MOST_ROWS).drop(columns="plan", errors="ignore")
     cut = f", the first {MOST_ROWS} shown; all are in tables/{name}.csv" if len(table) > MOST_ROWS else ""
-    return _details(f"Table {name}: {len(table)} rows{cut}", html_table(shown))
+    text = f"Table {name}: {len(table)} rows{cut}"
+    return details(text, html_table(shown, text))
 
 
-def _excluded(excluded: pd.DataFrame) -> str:
+def _quality(parts: Parts) -> _Section | None:
+    """Links to the pages where each cohort's volumes and each encoder's maps can be looked at."""
+    if not parts.pages:
+        return None
+    links = "".join(f'<li><a href="{escape(link)}">{escape(what)}</a></li>' for link, what in parts.pages.items())
+    text = "<p>Every volume and map can be looked at on these pages, which lie beside this one:</p>"
+    return _section("Quality control and viewers", f"{text}<ul>{links}</ul>")
+
+
+def _excluded(excluded: pd.DataFrame) -> _Section:
     if excluded.empty:
-        return "<section><h2>Scans left out</h2><p>None.</p></section>"
+        return _section("Scans left out", "<p>None.</p>")
     counts = excluded.groupby(["cohort", "stage", "reason"], dropna=False).size().rename("entries").reset_index()
     columns = [column for column in ("cohort", "patient", "scan", "stage", "reason") if column in excluded]
-    return (
-        f"<section><h2>Scans left out</h2><p>{len(excluded)} entries, by reason:</p>{html_table(counts)}"
-        f"{_details('Every one', html_table(excluded[columns].head(5 * MOST_ROWS)))}</section>"
+    return _section(
+        "Scans left out",
+        f"<p>{len(excluded)} entries, by reason:</p>{html_table(counts, 'Scans left out, by reason')}"
+        + details("Every one", html_table(excluded[columns].head(5 * MOST_ROWS), "Every scan left out")),
     )
 
 
-def _audit(audit: Mapping[str, Any]) -> str:
+def _audit(audit: Mapping[str, Any]) -> _Section:
     rows = []
     for key, value in sorted(audit.items()):
         if isinstance(value, list):
@@ -260,17 +255,35 @@ def _audit(audit: Mapping[str, Any]) -> str:
         else:
             rows.append((key, "none" if value == "" else str(value)))
     lists = [
-        _details(f"{key}: {len(value)} entries", html_table(pd.DataFrame(value).head(MOST_ROWS)))
+        details(f"{key}: {len(value)} entries", html_table(pd.DataFrame(value).head(MOST_ROWS), key))
         for key, value in sorted(audit.items())
         if isinstance(value, list) and value and isinstance(value[0], dict)
     ]
-    table = html_table(pd.DataFrame(rows, columns=["item", "value"]))
-    return f"<section><h2>Leakage audit</h2>{table}{''.join(lists)}</section>"
+    table = html_table(pd.DataFrame(rows, columns=["item", "value"]), "What the audit of leakage found")
+    return _section("Leakage audit", table + "".join(lists))
 
 
 def _short(value: Any) -> str:
     return f"{len(value)} entries" if isinstance(value, (list, dict)) else str(value)
 
 
-def _details(summary: str, inner: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
+def _provenance(parts: Parts) -> _Section:
+    codes = {name: picture.made["code"] for name, picture in parts.figures.items() if picture.made}
+    text = (
+        f"<p>Made by NeuroRAD {escape(__version__)}. <code>provenance/ro-crate-metadata.json</code> lists every file of the "
+        "study with its sha256 and the software that made it; <code>neurorad verify</code> hashes them again, and "
+        "<code>neurorad trace FILE</code> walks from any file back to the scans.</p>"
+    )
+    if codes:
+        table = pd.DataFrame(sorted(codes.items()), columns=["figure", "fingerprint of the code that drew it"])
+        text += details("Code of each figure", html_table(table, "Code of each figure"))
+    return _section(
+        "Provenance", text + details("Settings of this run (config.yaml)", f"<pre>{escape(parts.config)}</pre>")
+    )
+
+
+def _appendix(parts: Parts) -> list[_Section]:
+    return [
+        _section(title, html_table(part, title) if isinstance(part, pd.DataFrame) else f"<pre>{escape(part)}</pre>")
+        for title, part in parts.appendix.items()
+    ]

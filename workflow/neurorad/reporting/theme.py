@@ -1,4 +1,4 @@
-"""One look for every figure: fonts, colours, labels, footer, and deterministic SVG and PNG."""
+"""One look for every figure: fonts, colours, labels, footer, and deterministic SVG, PNG and PDF."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ RC = {
     "hatch.linewidth": 0.5,
     "svg.hashsalt": "neurorad",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     "figure.dpi": 100,
 }
 
@@ -231,17 +232,24 @@ def settle(figure: Figure) -> None:
         axes.set_position([round(edge, 4) for edge in axes.get_position(original=True).bounds])
 
 
-def write_svg(figure: Figure, path: str | Path, title: str, description: str) -> None:
-    """Write one SVG, the same bytes for the same numbers, with its title and description inside."""
+def write_svg(figure: Figure, path: str | Path, title: str, description: str, source: str = "") -> None:
+    """Write one SVG, the same bytes for the same numbers, with its title and description inside.
+
+    Args:
+        source: how the figure was made (`reporting.made`), if it is to say so.
+    """
     metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
     with theme():
         settle(figure)
         with atomic(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata=metadata)
+            figure.savefig(temporary, format="svg", metadata=metadata | ({"Source": source} if source else {}))
 
 
-def write_figure(figure: Figure, stem: str | Path, title: str, description: str) -> None:
-    """Write `stem.svg` and `stem.png`, the same bytes for the same numbers; title and description go into the SVG."""
-    write_svg(figure, f"{stem}.svg", title, description)
-    with theme(), atomic(f"{stem}.png") as path:
-        figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
+def write_figure(figure: Figure, stem: str | Path, title: str, description: str, source: str = "") -> None:
+    """Write `stem.svg` as `write_svg` does, `stem.png` and `stem.pdf`."""
+    write_svg(figure, f"{stem}.svg", title, description, source)
+    with theme():
+        with atomic(f"{stem}.png") as path:
+            figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
+        with atomic(f"{stem}.pdf") as path:
+            figure.savefig(path, format="pdf", metadata={"CreationDate": None, "Title": title, "Creator": "neurorad"})
