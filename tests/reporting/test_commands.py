@@ -1,13 +1,17 @@
 """figure, table and report on files, as the workflow calls them; a mistake is one line and exit status 2."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from neurorad.cli import main
-from neurorad.files import read_table, write_json, write_table
+from neurorad.files import read_table, sha256, write_json, write_table
 from neurorad.reporting.inputs import ENCODER_IN_FOLDER, SOURCES
+from neurorad.reporting.numbers import rows_behind
 from neurorad.reporting.registry import FIGURES, caption
+from neurorad.reporting.report import read_figure
 from neurorad.reporting.tables import TABLES, table
 
 
@@ -48,12 +52,23 @@ def error_of(capsys, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("name", ["fig1_flow", "fig2_training", "fig4a_survival", "fig4c_sites", "fig6_gradcam"])
-def test_a_figure_of_files_is_the_figure_of_the_tables(name, written, files, tmp_path):
+def test_a_figure_of_files_is_the_figure_of_the_tables(name, written, study, files, tmp_path):
     stem = tmp_path / "new" / name
     entry = FIGURES[name]
     main(["figure", name, "--out", str(stem), *flags(files, *entry.needs, *entry.also, "audit")])
     assert stem.with_suffix(".png").read_bytes() == (written / f"{name}.png").read_bytes()
-    assert stem.with_suffix(".svg").read_bytes() == (written / f"{name}.svg").read_bytes()
+    read = read_figure(stem.with_suffix(".svg"))
+    svg = re.sub(rb"\n *<dc:source>.*?</dc:source>", b"", read.svg, flags=re.DOTALL)
+    assert svg == (written / f"{name}.svg").read_bytes()
+    # It tells what it was made of, and its numbers lie beside it.
+    assert read.made["figure"] == name and re.fullmatch(r"[0-9a-f]{12}", read.made["code"])
+    assert {flag for flag, _, _ in read.made["inputs"]} == {*entry.needs, *entry.also, "audit"}
+    for flag, shown, digest in read.made["inputs"]:
+        assert shown.startswith("…/") and str(tmp_path) not in shown
+        given = files[flag] if isinstance(files[flag], list) else [files[flag]]
+        assert digest in {sha256(path) for path in given}
+    rows = read_table(stem.with_suffix(".csv"))
+    assert len(rows) == len(rows_behind(name, entry.needs, study))
 
 
 @pytest.mark.parametrize("name", list(TABLES))

@@ -55,7 +55,7 @@ def test_without_a_stamp_the_foot_is_empty(study, name):
 def test_a_second_drawing_gives_the_same_bytes(written, study, tmp_path, name):
     again = figure(name, study)
     write_figure(again, tmp_path / name, FIGURES[name].title, f"{caption(name)} {again.get_label()}")
-    for suffix in ("svg", "png"):
+    for suffix in ("svg", "png", "pdf"):
         assert (tmp_path / f"{name}.{suffix}").read_bytes() == (written / f"{name}.{suffix}").read_bytes()
 
 

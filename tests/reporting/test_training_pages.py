@@ -10,7 +10,7 @@ import pytest
 from neurorad.cli import main
 from neurorad.files import write_table
 from neurorad.reporting.inputs import Tables
-from neurorad.reporting.report import read_figure, report_html
+from neurorad.reporting.report import Parts, read_figure, report_html
 from neurorad.reporting.theme import theme
 from neurorad.reporting.training_pages import draw_page, draw_pages, weight_carriers
 
@@ -112,14 +112,15 @@ def test_the_command_writes_one_page_an_encoder_and_the_report_folds_them_in(tab
     assert made == [f"training_{encoder}.svg" for encoder in ("byol-base-s0", "byol-dro-s0", "mae-dro-s1")]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in made)
     figures = {name.removesuffix(".svg"): read_figure(tmp_path / "one" / name) for name in made}
-    text = report_html(figures, {}, pd.DataFrame(), {"stamp": ""}, "")
+    parts = Parts(figures=figures, tables={}, excluded=pd.DataFrame(), audit={"stamp": ""}, config="")
+    text = report_html(parts).partition("<main")[2]
     chapter = text[text.index("How the encoders were trained") : text.index("Scans left out")]
     assert re.findall(r"<summary>(.*?)</summary>", chapter) == [
         *("Training of BYOL base", "Training of BYOL +DRO", "Training of MAE +DRO (seed 1)")
     ]
     for name in made:
         assert base64.b64encode((tmp_path / "one" / name).read_bytes()).decode() in chapter
-    assert "<h2>More</h2>" not in text
+    assert ">More</h2>" not in text
 
 
 def test_pages_come_in_the_order_of_methods_and_objectives(tables):

@@ -82,9 +82,12 @@ function explore(details) {
   const estimates = ["value", "ci_low", "ci_high"].every(c => c in at);
   const kinds = FIRST.filter(c => c in at).map(c => [c, [...new Set(table.rows.map(row => row[at[c]]))]])
     .filter(([, values]) => values.length > 1 && values.length <= FEW);
-  const numeric = new Set(["value", "ci_low", "ci_high"]);
-  const hidden = new Set(["leakage", ...(estimates ? ["ci_low", "ci_high"] : [])]);
-  const columns = table.columns.filter(c => !hidden.has(c) && table.rows.some(row => row[at[c]] !== null && row[at[c]] !== ""));
+  const distinct = c => new Set(table.rows.map(row => row[at[c]])).size;
+  const hidden = new Set(["leakage", ...(estimates ? ["ci_low", "ci_high"] : []),
+    ...("encoder" in at ? ["method", "objective", "seed"] : [])]);
+  const columns = table.columns.filter(c => !hidden.has(c) && (c === "value" || c === "n" || distinct(c) > 1));
+  const same = table.columns.filter(c => !hidden.has(c) && !columns.includes(c) && table.rows.length > 0
+    && ![null, ""].includes(table.rows[0][at[c]])).map(c => `${c.replaceAll("_", " ")} ${short(table.rows[0][at[c]])}`);
   const chosen = {}, filters = make("div", undefined, { class: "filters" });
   const told = make("p", undefined, { class: "note", role: "status" });
   const scroll = make("div", undefined, { class: "scroll", tabindex: "0", role: "region", "aria-label": `Numbers of ${name}` });
@@ -106,15 +109,16 @@ function explore(details) {
     const low = Math.min(...numbers), high = Math.max(...numbers), lost = kept.filter(row => row[at.value] === null).length;
     told.textContent = `${kept.length} of ${table.rows.length} rows` + (kept.length > SHOWN ? `, the first ${SHOWN} shown` : "")
       + (estimates ? `; ${lost} not estimable` : "") + (table.more ? `; ${table.more} more in the CSV file` : "")
-      + (estimates && numbers.length ? `. Drawn from ${short(low)} to ${short(high)}.` : ".");
-    const body = make("tbody"), head = make("tr"), grid = make("table");
+      + (estimates && numbers.length ? `. Drawn from ${short(low)} to ${short(high)}` : "")
+      + (same.length ? `. Of all rows: ${same.join(", ")}.` : ".");
+    const body = make("tbody"), head = make("tr"), grid = make("table", undefined, { class: "numbers" });
     columns.forEach(c => head.append(make("th", c.replaceAll("_", " "), { scope: "col" })));
     if (estimates) head.append(make("th", "95 % CI", { scope: "col" }), make("th", "drawn", { scope: "col" }));
     for (const row of shown) {
       const line = make("tr");
       for (const c of columns) {
         const value = row[at[c]], none = value === null;
-        line.append(make("td", none ? (c === "value" && estimates ? "not estimable" : "–") : numeric.has(c) ? short(value) : short(value),
+        line.append(make("td", none ? (c === "value" && estimates ? "not estimable" : "–") : short(value),
           none ? { class: "missing" } : {}));
       }
       if (estimates) {
