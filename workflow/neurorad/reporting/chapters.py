@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 TRAINING = "fig2_training"
 """Its chapter shows the training page of every encoder as well."""
 
