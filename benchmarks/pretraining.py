@@ -24,10 +24,11 @@ import torch
 from neurorad import RESOURCES, volumes
 from neurorad.pretraining.devices import make_fabric
 from neurorad.pretraining.engine import make_batches, take_step
+from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.runs import Progress, Run, start
 from neurorad.pretraining.scans import Scans
-from neurorad.pretraining.views import Crop, make_views
+from neurorad.pretraining.views import make_views
 
 METHODS = ("byol", "dino", "mae", "moco")
 

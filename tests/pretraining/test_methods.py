@@ -9,12 +9,12 @@ import torch
 from neurorad.encoder import Architecture, initialised
 from neurorad.pretraining.byol import Byol, ByolSettings, byol_loss
 from neurorad.pretraining.dino import Dino, DinoHead, DinoSettings, dino_loss
+from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.mae import Mae, MaeSettings, block_masks, block_normalised, grow, mae_loss
 from neurorad.pretraining.mae_feature import FeatureMae
 from neurorad.pretraining.moco import NOBODY, Moco, MocoSettings, info_nce, no_negatives
 from neurorad.pretraining.moco_v3 import MocoV3, batch_info_nce
 from neurorad.pretraining.step import Batch
-from neurorad.pretraining.views import Crop
 from neurorad.problems import InputError
 
 TINY = Architecture("resnet10", width=4, stem_stride=2, stem_pool=False, norm="batch")
@@ -246,7 +246,7 @@ def test_moco_v3_by_loops_over_the_batch_in_both_directions():
     query, keys = (torch.nn.functional.normalize(draw(i, 4, 6), dim=1) for i in range(2))
     excluded = torch.zeros(4, 4, dtype=torch.bool)
     excluded[0, 3] = excluded[3, 0] = True
-    found = batch_info_nce(query, keys, excluded, 0.5)
+    found = batch_info_nce(query, keys, torch.arange(len(query)), excluded, 0.5)
     for i in range(4):
         scores = [math.exp(float(query[i] @ keys[k]) / 0.5) for k in range(4) if not excluded[i, k]]
         own = math.exp(float(query[i] @ keys[i]) / 0.5)
@@ -270,7 +270,7 @@ def test_momentum_networks_follow_buffers_too():
     method = make("moco_v3").train()
     result = method.step(batch_for(method))
     method.after_step(0, result.carried)
-    online, moving = method.encoder.network.bn1, method.key_encoder.network.bn1
+    online, moving = method.encoder.network.bn1, method.target_encoder.network.bn1
     torch.testing.assert_close(moving.running_mean, online.running_mean)
     assert moving.num_batches_tracked == online.num_batches_tracked == 2
 

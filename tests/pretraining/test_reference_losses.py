@@ -95,7 +95,7 @@ def test_moco_v3():
     """`contrastive_loss` of facebookresearch/moco-v3: cross-entropy of q k^T / T with the diagonal, times 2 T."""
     query, keys = unit(0, 6, 8), unit(1, 6, 8)
     theirs = functional.cross_entropy(torch.einsum("nc,mc->nm", query, keys) / 0.3, torch.arange(6)) * (2 * 0.3)
-    ours = batch_info_nce(query, keys, torch.zeros(6, 6, dtype=torch.bool), 0.3)
+    ours = batch_info_nce(query, keys, torch.arange(6), torch.zeros(6, 6, dtype=torch.bool), 0.3)
     assert float(ours.mean()) == pytest.approx(float(theirs), **SAME)
 
 
@@ -141,7 +141,7 @@ def test_even_scores_are_the_log_of_the_number_of_choices():
     same, queue = unit(0, 1, 8).expand(4, 8), unit(0, 1, 8).expand(9, 8)
     loss = info_nce(same, same, queue, torch.zeros(4, 9, dtype=torch.bool), 0.2)
     torch.testing.assert_close(loss, torch.full((4,), math.log(10)))
-    loss = batch_info_nce(same, same, torch.zeros(4, 4, dtype=torch.bool), 0.5)
+    loss = batch_info_nce(same, same, torch.arange(4), torch.zeros(4, 4, dtype=torch.bool), 0.5)
     torch.testing.assert_close(loss, torch.full((4,), math.log(4)))
 
 

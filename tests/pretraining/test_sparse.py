@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from neurorad.encoder import Architecture, initialised
+from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.mae import Mae, MaeSettings, block_masks, grow
 from neurorad.pretraining.sparse import group_statistics, resized, sparse_feature_map
 from neurorad.pretraining.step import Batch
-from neurorad.pretraining.views import Crop
 from neurorad.problems import InputError
 
 

@@ -7,6 +7,7 @@ import torch
 
 from neurorad.pretraining.arithmetic import SUSTAINED, job_memory_mb, job_minutes, need
 from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.draws import moved
 from neurorad.pretraining.engine import sample_seeds, take_step
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.runs import Run, start
@@ -42,8 +43,9 @@ def probe(
     steps, began = 0, time.perf_counter()
     while progress.step <= PROBE_STEPS:
         seeds = sample_seeds(run, scans, progress.step, chosen)
-        views = make_views(voxels.to(device), seeds, progress.method.crops, preset.geometry, intensity)
-        batch = Batch(views, scans.patient_codes.to(device), seeds, progress.step, groups)
+        share = scans.brain_share(chosen)
+        views = make_views(moved(voxels, device), share, seeds, progress.method.crops, preset.geometry, intensity)
+        batch = Batch(views, moved(scans.patient_codes, device), seeds, progress.step, groups)
         take_step(run, scans, progress, [batch], groups, scans.names, fabric)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -7,7 +7,7 @@ Fabric's mixed precision is not used: it would run the losses in bfloat16 too. S
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
+from neurorad.pretraining.draws import moved
 from neurorad.pretraining.step import Batch
 from neurorad.problems import InputError
 
@@ -76,15 +77,51 @@ def share(chosen: Sequence[Any], fabric: Fabric, parts: int) -> list[list[Any]]:
 def gathered(fabric: Fabric, parts: Sequence[Tensor]) -> Tensor:
     """Micro-batches `[b, ...]` of this process `-> [B, ...]` of all, in the order of the batch before `share`."""
     own = torch.cat([part.detach() for part in parts])
-    if fabric.world_size == 1:
+    return own if fabric.world_size == 1 else of_all_devices(own)
+
+
+def _processes() -> tuple[int, int]:
+    """This process's number and how many there are."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+@torch.no_grad()
+def of_all_devices(own: Tensor) -> Tensor:
+    """`[b, ...]` of this process `-> [B, ...]` of all, in the order of the batch before `share`; without gradient."""
+    _, count = _processes()
+    if count == 1:
         return own
-    everyone = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    everyone = [torch.empty_like(own) for _ in range(count)]
     distributed.all_gather(everyone, own.contiguous())
     return torch.stack(everyone, dim=1).flatten(0, 1)
 
 
-def anywhere(fabric: Fabric, number: int) -> int:
-    """The largest `number` of all processes."""
+def own_rows(size: int, device: torch.device) -> Tensor:
+    """`[size]`: where this process's samples stand in what `of_all_devices` returns."""
+    rank, count = _processes()
+    return rank + count * torch.arange(size, device=device)
+
+
+def towards_host(values: Tensor) -> Callable[[], Tensor]:
+    """Start to copy `values` to the CPU; the function returned waits for the copy, and for nothing queued after it."""
+    if not values.is_cuda:
+        return lambda: values
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> Tensor:
+        arrived.synchronize()
+        return copy
+
+    return read
+
+
+def anywhere(fabric: Fabric, number: int) -> Callable[[], int]:
+    """The largest `number` of all processes, when it is read."""
     if fabric.world_size == 1:
-        return number
-    return int(fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max"))
+        return lambda: number
+    largest = towards_host(fabric.all_reduce(moved(torch.tensor(number), fabric.device), reduce_op="max"))
+    return lambda: int(largest())

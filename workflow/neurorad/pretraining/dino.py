@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurorad.encoder import Encoder
+from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.step import Batch, StepResult, cosine, follow, momentum_copy
-from neurorad.pretraining.views import Crop
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def robust_loss(loss: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
 
 
 class GroupDRO:
-    """Weights q of G groups and the moving averages they follow. All tensors are float64 on the CPU."""
+    """Weights q of G groups and the moving averages they follow, in float64 on the device that trains: nothing is
+    branched on, so that the host does not wait for the losses."""
 
     def __init__(
         self,
@@ -73,6 +74,8 @@ class GroupDRO:
         self.average = torch.full((count,), torch.nan, dtype=torch.float64)
         self.last = torch.full((count,), torch.nan, dtype=torch.float64)
         self.updates = 0
+        floor = torch.tensor(settings.floor, dtype=torch.float64)
+        self.kept, self.even = torch.log1p(-floor), torch.log(floor / count)
 
     @property
     def weights(self) -> Tensor:
@@ -86,7 +89,8 @@ class GroupDRO:
         with a reference r, max(a_g - r_g, 0) in place of a_g. Cut after averaging: noise cut at 0 in every step would
         leave a noisy group an excess that it does not have.
         """
-        sums, counts = sums.detach().cpu().double(), counts.detach().cpu().double()
+        self._move(sums.device)
+        sums, counts = sums.detach().double(), counts.detach().double()
         present = counts > 0
         value = sums / counts.clamp_min(1)
         rate = self.settings.smoothing
@@ -99,12 +103,18 @@ class GroupDRO:
         signal, moving = self._signal(present)
         raised = self.log_weights + self.settings.eta * torch.where(moving, signal + self.adjustment, 0)
         # Groups that do not move keep their weight; the others share the rest.
-        mass = torch.logsumexp(self.log_weights[moving], dim=0) if moving.any() else 0.0
-        raised[moving] = torch.log_softmax(raised[moving], dim=0) + mass
-        raised = torch.log_softmax(raised, dim=0)
-        floor = torch.tensor(self.settings.floor, dtype=torch.float64)
-        self.log_weights = torch.logaddexp(raised + torch.log1p(-floor), torch.log(floor / len(raised)))
+        mass = torch.logsumexp(self.log_weights.masked_fill(~moving, -torch.inf), dim=0)
+        shared = torch.log_softmax(raised.masked_fill(~moving, -torch.inf), dim=0) + mass
+        raised = torch.log_softmax(torch.where(moving, shared, raised), dim=0)
+        self.log_weights = torch.logaddexp(raised + self.kept, self.even)
         return self.weights
+
+    def _move(self, device: torch.device) -> None:
+        """After the first step, and after a checkpoint, whose tensors are on the CPU."""
+        if self.log_weights.device != device:
+            for name, value in vars(self).items():
+                if isinstance(value, Tensor):
+                    setattr(self, name, value.to(device))
 
     def _signal(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Signal of each group, and which groups move."""

@@ -1,19 +1,22 @@
 """The training loop: one run from a seed to the last step, on any number of devices, stopped and resumed without a
 trace."""
 
+import math
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from neurorad.pretraining.devices import anywhere, gathered, share
+from neurorad.pretraining.devices import anywhere, gathered, share, towards_host
+from neurorad.pretraining.draws import moved
 from neurorad.pretraining.dro import group_sums
 from neurorad.pretraining.keeper import Keeper, stop_signals
 from neurorad.pretraining.objectives import WEIGHTED, compared, total_loss
@@ -58,23 +61,35 @@ def train(
     keeper.resume(progress)
     meter, watchdog = Meter(progress.step, training.steps, training.batch_size, say), Watchdog()
     with stop_signals() as received, event_files(out, progress.step, fabric.is_global_zero) as write_events:
+        told, stopping = None, anywhere(fabric, 0)
         try:
             _probe_if_due(progress, fabric)
             for batches, groups, names in make_batches(run, scans, progress, fabric):
-                loss = take_step(run, scans, progress, batches, groups, names, fabric)
-                meter.tick(progress.step, loss)
+                before, told = told, take_step(run, scans, progress, batches, groups, names, fabric)
+                # Read one step late, when a GPU has the next step to do, but for the first step and the last.
+                late = told if before is None or progress.step == training.steps else before
+                late.check()
+                meter.tick(progress.step, late.mean_loss)
                 if progress.history[-1]["step"] == progress.step - 1:
                     rows = progress.groups[-len(scans.group_names) :]
                     write_events(progress.history[-1], rows)
                     largest_rank = min(training.batch_size - 1, progress.method.exported.dimension)
                     watchdog.look(progress.step - 1, troubles(progress.history, rows, run.warmup, largest_rank))
+                if progress.choice.due(progress.step):
+                    told.check()
                 _probe_if_due(progress, fabric)
-                stop = anywhere(fabric, received[0] if received else 0)
+                asked, stopping = stopping, anywhere(fabric, received[0] if received else 0)
+                # Several processes stop a step late, too, but all at the same step.
+                stop = stopping() if fabric.world_size == 1 else asked()
+                if stop or keeper.due():
+                    told.check()
                 keeper.look(progress, healthy=not watchdog.wrong, now=stop > 0)
                 if stop:
                     say(f"stopped by {signal.Signals(stop).name} at step {progress.step}; start again to continue")
                     raise SystemExit(128 + stop)
         except LostVolumeError as problem:
+            if told:
+                told.check()
             keeper.look(progress, healthy=not watchdog.wrong, now=True)
             raise InputError(f"step {progress.step}: {problem}; then start again to continue") from problem
     return progress
@@ -121,13 +136,12 @@ def make_batches(
             batches = []
             for part, some in zip(samples(step), voxels.chunk(progress.parts), strict=True):
                 indices, seeds = (list(values) for values in zip(*part, strict=True))
-                some = some.to(device, non_blocking=True)
-                views = make_views(some, seeds, progress.method.crops, run.preset.geometry, intensity)
-                patients = scans.patient_codes[indices].to(device)
-                own_groups = torch.tensor([scans.groups[scan] for scan in indices], device=device)
-                batches.append(Batch(views, patients, seeds, step, own_groups))
+                some, cells = some.to(device, non_blocking=True), scans.brain_share(indices)
+                views = make_views(some, cells, seeds, progress.method.crops, run.preset.geometry, intensity)
+                patients = moved(scans.patient_codes[indices], device)
+                batches.append(Batch(views, patients, seeds, step, moved(scans.group_codes[indices], device)))
             chosen = sampler.batch(step)
-            groups = torch.tensor([scans.groups[scan] for scan in chosen], device=device)
+            groups = moved(scans.group_codes[chosen], device)
             yield batches, groups, [scans.names[scan] for scan in chosen]
 
 
@@ -149,8 +163,8 @@ def take_step(
     groups: Tensor,
     names: Sequence[str],
     fabric: Fabric,
-) -> float:
-    """One optimiser step; returns the mean loss of the samples.
+) -> "Told":
+    """One optimiser step; returns what it will tell of itself.
 
     The objective is a function of the losses of all samples, whose derivative gives each sample its weight; with the
     weights each process differentiates its own samples, one micro-batch after the other. Group weights follow the
@@ -180,18 +194,19 @@ def take_step(
     norm = fabric.clip_gradients(
         progress.forward, progress.optimiser, max_norm=training.clip_norm, error_if_nonfinite=False
     )
-    _refuse_not_finite(step, losses, names, norm)
+    told = Told(step, names, towards_host(torch.cat([losses, norm.detach().reshape(1).to(losses.dtype)])))
     progress.optimiser.step()
     carried = {name: gathered(fabric, [result.carried[name] for result in results]) for name in results[0].carried}
     progress.method.after_step(step, carried)
     progress.step = step + 1
     if step % training.log_every == 0 or progress.step == training.steps:
+        told.check()
         whole = _whole(fabric, results)
         objective = float((weights * whole.loss.double()).sum())
         progress.history.append(history_row(step, whole, objective, rate, float(norm)))
         shown = progress.dro.weights if run.objective in WEIGHTED else None
         progress.groups += group_rows(step, whole, groups, scans.group_names, shown)
-    return float(losses.mean())
+    return told
 
 
 def _forward(progress: Progress, batch: Batch) -> StepResult:
@@ -224,14 +239,27 @@ def _weigh(
     return torch.autograd.grad(total, losses)[0]
 
 
-def _refuse_not_finite(step: int, losses: Tensor, names: Sequence[str], norm: Tensor) -> None:
-    wrong = [name for name, fine in zip(names, losses.isfinite().tolist(), strict=True) if not fine]
-    if wrong:
-        raise InputError(
-            f"step {step}: the loss of {wrong[0]} is {float(losses[names.index(wrong[0])])} ({len(wrong)} of "
-            f"{len(names)} samples are not finite); lower training.learning_rate or training.clip_norm in the preset"
-        )
-    if not bool(norm.isfinite()):
-        raise InputError(
-            f"step {step}: the gradient is not finite; lower training.learning_rate or training.clip_norm in the preset"
-        )
+@dataclass(frozen=True)
+class Told:
+    """The losses `[B]` of a step and its gradient norm, on their way to the host; reading waits for that step."""
+
+    step: int
+    names: Sequence[str]
+    read: Callable[[], Tensor]
+
+    @property
+    def mean_loss(self) -> float:
+        return float(self.read()[:-1].mean())
+
+    def check(self) -> None:
+        """Raises InputError if a loss or the gradient is not finite."""
+        *losses, norm = self.read().tolist()
+        wrong = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+        mend = "lower training.learning_rate or training.clip_norm in the preset"
+        if wrong:
+            raise InputError(
+                f"step {self.step}: the loss of {self.names[wrong[0]]} is {losses[wrong[0]]} ({len(wrong)} of "
+                f"{len(losses)} samples are not finite); {mend}"
+            )
+        if not math.isfinite(norm):
+            raise InputError(f"step {self.step}: the gradient is not finite; {mend}")

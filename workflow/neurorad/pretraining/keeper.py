@@ -24,14 +24,16 @@ class Keeper:
         self.out, self.identity, self.seconds, self.writes, self.say = out, identity, seconds, writes, say
         self.path, self.saved = out / CHECKPOINT, time.monotonic()
 
+    def due(self) -> bool:
+        return time.monotonic() - self.saved >= self.seconds
+
     def look(self, progress: Progress, healthy: bool, now: bool) -> None:
         """Save if it is time, but never over a good checkpoint once something looks wrong.
 
         Raises:
             InputError: it could not be written.
         """
-        due = now or time.monotonic() - self.saved >= self.seconds
-        if not (self.writes and healthy and due):
+        if not (self.writes and healthy and (now or self.due())):
             return
         state = {
             "identity": self.identity,

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurorad.encoder import Encoder, group_norm
+from neurorad.pretraining.draws import moved
+from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.sparse import resized, sparse_feature_map
 from neurorad.pretraining.step import Batch, StepResult
-from neurorad.pretraining.views import Crop
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
@@ -156,10 +157,11 @@ class Mae(nn.Module):
         settings, (volumes,) = self.settings, batch.views
         blocks = settings.crop.size // settings.block
         masks = block_masks(batch.seeds, volumes.shape[1], blocks, settings.masked, settings.tube)
-        hidden = grow(masks.to(volumes.device), settings.block)
+        masks = moved(masks, volumes.device)
+        hidden = grow(masks, settings.block)
         with batch.precision():
             if settings.masking == "sparse":
-                feature_map, features = self._sparse(volumes, ~masks[:, :1].to(volumes.device))
+                feature_map, features = self._sparse(volumes, ~masks[:, :1])
             else:
                 feature_map = self.encoder.feature_map(volumes.masked_fill(hidden, 0))
                 features = feature_map.mean(dim=(2, 3, 4))

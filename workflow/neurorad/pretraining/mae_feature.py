@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neurorad.encoder import Encoder
+from neurorad.pretraining.draws import moved
 from neurorad.pretraining.mae import MaeSettings, block_masks, grow
 from neurorad.pretraining.step import Batch, StepResult
 
@@ -43,7 +44,7 @@ class FeatureMae(nn.Module):
         settings, (volumes,) = self.settings, batch.views
         # One mask for all sequences.
         masks = block_masks(batch.seeds, 1, settings.crop.size // settings.block, settings.masked, tube=1.0)
-        hidden = grow(masks.to(volumes.device), settings.block)
+        hidden = grow(moved(masks, volumes.device), settings.block)
         with batch.precision():
             features = self.encoder(volumes.masked_fill(hidden, 0))
             predicted = self.predictor(self.output(features))

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurorad.encoder import Encoder
-from neurorad.pretraining.step import Batch, StepResult, cosine, follow, momentum_copy
-from neurorad.pretraining.views import Crop
+from neurorad.pretraining.geometry import Crop
+from neurorad.pretraining.siamese import Siamese
+from neurorad.pretraining.step import Batch, StepResult
 from neurorad.problems import InputError
 
 NOBODY = -1
@@ -63,21 +64,15 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, excluded: Tensor, temper
     return torch.logsumexp(logits, dim=1) - logits[:, 0]
 
 
-class Moco(nn.Module):
-    """Views: 2 (query, key). Exported: the query encoder."""
-
-    intensity = True
+class Moco(Siamese):
+    """The first view is the query, the second the key of the momentum network."""
 
     def __init__(self, encoder: Encoder, settings: MocoSettings, steps: int, scans: int) -> None:
-        super().__init__()
-        self.settings, self.steps = settings, steps
-        self.crops = [settings.crop] * 2
-        self.encoder = encoder
-        self.projector = nn.Sequential(
+        projector = nn.Sequential(
             nn.Linear(encoder.dimension, settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, settings.output)
         )
-        self.key_encoder = momentum_copy(encoder)
-        self.key_projector = momentum_copy(self.projector)
+        super().__init__(encoder, projector, settings.crop, steps, settings.momentum)
+        self.settings = settings
         # A longer queue would hold several stale keys of each scan: false negatives.
         size = max(1, min(settings.queue, scans // 2))
         self.register_buffer("queue", functional.normalize(torch.randn(size, settings.output), dim=1))
@@ -85,20 +80,12 @@ class Moco(nn.Module):
         self.register_buffer("queue_groups", torch.full((size,), NOBODY))
         self.register_buffer("oldest", torch.tensor(0))
 
-    @property
-    def exported(self) -> Encoder:
-        return self.encoder
-
-    def momentum(self, step: int) -> float:
-        return cosine(step, self.steps, *self.settings.momentum)
-
     def step(self, batch: Batch) -> StepResult:
         query_view, key_view = batch.views
         with batch.precision():
             features = self.encoder(query_view)
             query = self.projector(features)
-            with torch.no_grad():
-                key = self.key_projector(self.key_encoder(key_view))
+            (key,) = self.targets([key_view])
         query, key = functional.normalize(query.float(), dim=1), functional.normalize(key.float(), dim=1)
         keys = self.queue_patients, self.queue_groups
         excluded = no_negatives(batch.patients, batch.groups, *keys, self.settings.negatives)
@@ -126,5 +113,4 @@ class Moco(nn.Module):
 
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
         self._enqueue(carried["keys"], carried["patients"], carried["groups"])
-        follow(self.key_encoder, self.encoder, self.momentum(step))
-        follow(self.key_projector, self.projector, self.momentum(step))
+        super().after_step(step, carried)

@@ -36,7 +36,7 @@ class WorstGroup:
 
     def update(self, sums: Tensor, counts: Tensor) -> Tensor:
         """As `GroupDRO.update`; a group without samples is never the worst."""
-        sums, counts = sums.detach().cpu().double(), counts.detach().cpu().double()
+        sums, counts = sums.detach().double(), counts.detach().double()
         means = torch.where(counts > 0, sums / counts.clamp_min(1), -torch.inf)
         self.weights = torch.nn.functional.one_hot(means.argmax(), len(means)).double()
         return self.weights

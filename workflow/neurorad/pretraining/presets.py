@@ -11,9 +11,10 @@ from neurorad.encoder import Architecture
 from neurorad.pretraining.byol import ByolSettings
 from neurorad.pretraining.dino import DinoSettings
 from neurorad.pretraining.dro import DroSettings
+from neurorad.pretraining.geometry import Crop, Geometry
+from neurorad.pretraining.intensity import Intensity
 from neurorad.pretraining.mae import MaeSettings
 from neurorad.pretraining.moco import MocoSettings
-from neurorad.pretraining.views import Crop, Geometry, Intensity
 from neurorad.problems import InputError
 
 METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSettings, "moco": MocoSettings}

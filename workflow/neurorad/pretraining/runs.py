@@ -114,6 +114,11 @@ def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch
 
 def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
     training = run.preset.training
+    if parts > 1 and run.method == "moco" and run.preset.method.version == 3:
+        raise InputError(
+            f"--accumulate {parts}: MoCo version 3 takes its negatives from the batch, of which a micro-batch is a part; "
+            "use moco.version 2 with its queue, more --devices, or no accumulation"
+        )
     method = _with_common_statistics(build_method(run, len(scans.names)), fabric, training.batch_size, parts)
     method = method.to(fabric.device).train()
     patients = {name: group["patients"] for name, group in scans.group_table().items()}

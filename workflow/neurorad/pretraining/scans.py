@@ -19,6 +19,7 @@ from neurorad import volumes
 from neurorad.contract import contract_differences
 from neurorad.files import read_table, sha256
 from neurorad.pretraining.arithmetic import KEPT_BYTES
+from neurorad.pretraining.geometry import brain_share
 from neurorad.problems import InputError
 
 COLUMNS = ("cohort", "scan", "patient", "group", "volume", "sha256")
@@ -38,7 +39,8 @@ class LostVolumeError(InputError):
 class Scans:
     """`names`, `patients`, `groups` (codes into `group_names`), `paths`: one a scan. `shape`: of every volume.
 
-    `preprocessing`: the contract that all volumes share. `manifest_sha256`: of the manifest's bytes.
+    `preprocessing`: the contract that all volumes share. `manifest_sha256`: of the manifest's bytes. `kept`, `shares`:
+    volumes in memory, and where the brain of those read so far is.
     """
 
     names: list[str]
@@ -50,12 +52,18 @@ class Scans:
     preprocessing: dict[str, Any]
     manifest_sha256: str
     kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    shares: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def patient_codes(self) -> Tensor:
         """`[N]`: equal numbers = one patient."""
         codes = {patient: code for code, patient in enumerate(sorted(set(self.patients)))}
         return torch.tensor([codes[patient] for patient in self.patients])
+
+    @cached_property
+    def group_codes(self) -> Tensor:
+        """`[N]`: `groups`."""
+        return torch.tensor(self.groups)
 
     def volume(self, scan: int) -> np.ndarray:
         """`[4, D, H, W]` float16.
@@ -79,6 +87,12 @@ class Scans:
             )
         return voxels
 
+    def brain_share(self, scans: Sequence[int]) -> Tensor:
+        """`[B, CELLS ** 3]` of `geometry.brain_share`, found when a scan is first asked for."""
+        for scan in {*scans} - self.shares.keys():
+            self.shares[scan] = brain_share(torch.from_numpy(self.volume(scan))[None])[0]
+        return torch.stack([self.shares[scan] for scan in scans])
+
     def ahead(self, batches: Iterable[Sequence[int]], threads: int = 1, pin: bool = False) -> Iterator[Tensor]:
         """`[B, 4, D, H, W]` float16 of each batch in turn, read by other threads while the caller works on the ones
         before; with `pin`, in memory that a GPU copies from while it computes."""
@@ -88,6 +102,8 @@ class Scans:
 
         def fetch(row: np.ndarray, scan: int) -> None:
             row[:] = self.volume(scan)
+            if scan not in self.shares:
+                self.shares[scan] = brain_share(torch.from_numpy(row)[None])[0]
 
         try:
             while True:

@@ -66,10 +66,10 @@ def momentum_copy(network: nn.Module) -> nn.Module:
 @torch.no_grad()
 def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """target = momentum * target + (1 - momentum) * online for weights; buffers (norm statistics) are copied."""
-    for moving, current in zip(target.parameters(), online.parameters(), strict=True):
-        moving.lerp_(current, 1 - momentum)
-    for moving, current in zip(target.buffers(), online.buffers(), strict=True):
-        moving.copy_(current)
+    # One kernel for all of them on a GPU.
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
+    if buffers := list(target.buffers()):
+        torch._foreach_copy_(buffers, list(online.buffers()))
 
 
 def head(widths: Sequence[int], batch_size: int) -> nn.Sequential:
