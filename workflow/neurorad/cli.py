@@ -1,6 +1,7 @@
 """`neurorad <verb> ...`: every verb of the workflow, each also useful alone."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -32,6 +33,15 @@ THREAD_VARIABLES = (
 )
 
 
+CANNOT_WRITE = {
+    errno.ENOSPC: "free some disk",
+    errno.EDQUOT: "free some of the disk quota",
+    errno.EROFS: "make the file system writable",
+    errno.EACCES: "mend the permissions",
+}
+"""What stops a job that is no fault of the code -> the way out."""
+
+
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser of every verb, or of the stage that `verb` belongs to."""
     top = argparse.ArgumentParser(
@@ -60,6 +70,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as problem:
+        if problem.errno not in CANNOT_WRITE:
+            raise
+        where = f"{problem.filename}: " if problem.filename else ""
+        print(
+            f"neurorad {args.verb}: {where}{problem.strerror}; {CANNOT_WRITE[problem.errno]}, then give the same "
+            "command again: nothing half-written is kept, and what was finished stays",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":
