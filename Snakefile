@@ -32,6 +32,9 @@ rule all:
     input:
         "results/report.html",
         "results/provenance/ro-crate-metadata.json",
+        # The report holds copies: without being asked for, a figure or table that went missing would not be made again.
+        expand("results/figures/{name}.{suffix}", name=SHOWN, suffix=["svg", "png"]),
+        expand("results/tables/{name}.csv", name=WRITTEN),
         ["results/phantom/truth.json"] if "phantom" in config else [],
 
 

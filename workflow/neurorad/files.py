@@ -118,7 +118,7 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
                 return pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as problem:
         raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
     raise ValueError(f"{path}: a table is read from .tsv, .csv or .parquet, not {Path(path).suffix!r}")
 
