@@ -71,6 +71,13 @@ def test_views_that_learn_are_the_methods(method, tmp_path):
     assert views(preset.values, method) == (crops[:1] if method == "moco" else crops)
 
 
+def test_version_3_of_moco_costs_what_byol_does(tmp_path):
+    modern = preset_values("modern")
+    third = {**modern, "moco": {**modern["moco"], "version": 3}}
+    assert need(third, "moco").flops == need(modern, "byol").flops > 1.9 * need(modern, "moco").flops
+    assert need(third, "moco").sample_bytes == need(modern, "byol").sample_bytes
+
+
 def test_what_does_not_fit_is_divided_and_jobs_ask_for_what_they_need():
     modern = preset_values("modern")
     wanted = need(modern, "dino")

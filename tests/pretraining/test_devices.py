@@ -129,8 +129,10 @@ def test_shares_are_disjoint_and_gathered_back_in_order():
         share(list(range(8)), process, 3)
 
 
-def test_batch_norm_that_would_see_parts_is_refused(study, tmp_path):
-    presets = write_tiny_presets(tmp_path / "presets.yaml", batch_size=16)
-    run, scans = Run("byol", "dro", 0, read_preset(presets, "tiny", "byol")), read_scans(study)
-    with pytest.raises(InputError, match="batch norm would see 8 samples"):
-        start(run, scans, make_fabric(torch.device("cpu")), parts=2)
+@pytest.mark.parametrize(("size", "norm", "parts", "seen"), [(16, "group", 2, 8), (4, "batch", 4, 1)])
+def test_batch_norm_that_would_see_parts_is_refused(size, norm, parts, seen, study, tmp_path):
+    """Of a head (16 samples and more) or of the encoder; a batch norm of one sample would be the worst."""
+    preset = read_preset(write_tiny_presets(tmp_path / "presets.yaml", batch_size=size), "tiny", "byol")
+    preset = replace(preset, encoder=replace(preset.encoder, norm=norm))
+    with pytest.raises(InputError, match=f"batch norm would see {seen} samples"):
+        start(Run("byol", "dro", 0, preset), read_scans(study), make_fabric(torch.device("cpu")), parts=parts)

@@ -117,6 +117,17 @@ def test_a_checkpoint_of_another_run_is_left_aside(study, tiny_presets, tmp_path
     assert any("another run (differs in objective, seed)" in text for text in said)
 
 
+def test_a_checkpoint_of_another_preset_is_left_aside(study, tiny_presets, tmp_path, monkeypatch):
+    scans = read_scans(study)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(SystemExit):
+            finish(make_run(tiny_presets), scans, tmp_path)
+    (tmp_path / "other").mkdir()
+    other = make_run(write_tiny_presets(tmp_path / "other" / "presets.yaml", weight_decay=0.1))
+    assert any("another run (differs in preset)" in text for text in finish(other, scans, tmp_path))
+
+
 def test_a_failed_save_keeps_the_older_checkpoint(study, tiny_presets, tmp_path, monkeypatch):
     run, scans, real = make_run(tiny_presets), read_scans(study), safetensors.torch.save_file
     saves = []
@@ -219,6 +230,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(study, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "build_method", broken)
     with pytest.raises(InputError, match=r"step 0: the loss of cohort-\d/scan-\d+ is nan \(4 of 4 samples"):
         finish(run, scans, tmp_path / "out")
+
+
+def test_a_loss_read_late_never_spoils_a_checkpoint(study, tmp_path, monkeypatch):
+    """Without rows to write, losses are read one step late; not before a checkpoint is written."""
+    presets = write_tiny_presets(tmp_path / "presets.yaml", log_every=10**9, steps=8)
+    run, scans = make_run(presets), read_scans(study)
+    real = engine.take_step
+
+    def take_step(run, scans, progress, *rest):
+        if progress.step == 3:
+            progress.method.projector[-1].weight.data.fill_(float("nan"))
+        return real(run, scans, progress, *rest)
+
+    monkeypatch.setattr(engine, "take_step", take_step)
+    for seconds in (0, 10**9):
+        out = tmp_path / str(seconds)
+        with pytest.raises(InputError, match=r"step 3: the loss of cohort-\d/scan-\d+ is nan \(4 of 4 samples"):
+            train(run, scans, out, CPU, checkpoint_seconds=seconds, say=lambda text: None)
+    state = load_checkpoint(tmp_path / "0" / CHECKPOINT)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["method"].values())
 
 
 def test_collapsed_features_stop_the_run(study, tmp_path, monkeypatch):

@@ -103,21 +103,26 @@ def views(preset: Mapping[str, Any], method: str) -> list[int]:
     own = preset[method]
     if method == "dino":
         return [own["global_crop"]["size"]] * 2 + [own["local_crop"]["size"]] * own["local_crops"]
-    # MoCo's key view is seen by the momentum network only.
-    return [own["crop"]["size"]] * (2 if method == "byol" else 1)
+    return [own["crop"]["size"]] * (2 if _predicts(preset, method) else 1)
+
+
+def _predicts(preset: Mapping[str, Any], method: str) -> bool:
+    """Whether both views are differentiated; the key view of MoCo v2 is seen by the momentum network only."""
+    return method == "byol" or (method == "moco" and preset["moco"]["version"] == 3)
 
 
 def need(preset: Mapping[str, Any], method: str, number_bytes: int = 2) -> Need:
     """What a run needs; `number_bytes`: 2 for bfloat16 on a GPU, 4 on a CPU. Heads and MAE's decoder are left out."""
     architecture, training = preset["encoder"], preset["training"]
     learned = views(preset, method)
-    watched = [max(learned)] * 2 if method in ("byol", "dino") else [max(learned)] if method == "moco" else []
+    both = method == "dino" or _predicts(preset, method)
+    watched = [max(learned)] * (2 if both else 1 if method == "moco" else 0)
     # A view costs a forward pass and a backward pass of twice its work.
     passes = 3 * sum(forward_flops(architecture, size) for size in learned)
     passes += sum(forward_flops(architecture, size) for size in watched)
     numbers = sum(activation_numbers(architecture, size) for size in learned)
     parameters = encoder_parameters(architecture)
-    view_bytes = 4 * 4 * sum(size**3 for size in [*learned, *(watched if method == "moco" else [])])
+    view_bytes = 4 * 4 * sum(size**3 for size in [*learned, *([] if both else watched)])
     return Need(
         parameters=parameters,
         flops=passes * training["batch_size"],

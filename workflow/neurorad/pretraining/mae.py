@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from neurorad.encoder import Encoder, group_norm
 from neurorad.pretraining.draws import moved
@@ -81,13 +80,15 @@ def block_normalised(volumes: Tensor, scored: Tensor, block: int) -> Tensor:
 
     So a group with brighter, sharper or larger brains has no larger loss because of it.
     """
-    weight = scored.float()
-    voxels = block**3
-    count = functional.avg_pool3d(weight, block) * voxels
-    mean = functional.avg_pool3d(volumes * weight, block) * voxels / count.clamp_min(1)
-    centred = (volumes - grow(mean, block)) * weight
-    variance = functional.avg_pool3d(centred**2, block) * voxels / (count - 1).clamp_min(1)
-    return centred / grow((variance + 1e-6).sqrt(), block)
+    within, count = (3, 5, 7), volumes.shape[-1] // block
+    # `[B, C, n, block, n, block, n, block]`
+    voxels, weight = (
+        x.expand_as(volumes).reshape(*volumes.shape[:2], *(count, block) * 3) for x in (volumes, scored.float())
+    )
+    number = weight.sum(dim=within, keepdim=True)
+    centred = (voxels - (voxels * weight).sum(dim=within, keepdim=True) / number.clamp_min(1)) * weight
+    variance = centred.square().sum(dim=within, keepdim=True) / (number - 1).clamp_min(1)
+    return (centred / (variance + 1e-6).sqrt()).view_as(volumes)
 
 
 def mae_loss(painted: Tensor, volumes: Tensor, hidden: Tensor, block: int) -> Tensor:
@@ -96,11 +97,12 @@ def mae_loss(painted: Tensor, volumes: Tensor, hidden: Tensor, block: int) -> Te
     The brain is where any sequence is not 0; a sequence that is absent from a scan is not scored.
     A sample without such voxels has loss 0.
     """
-    brain = (volumes != 0).any(dim=1, keepdim=True)
-    present = (volumes != 0).any(dim=(2, 3, 4), keepdim=True)
-    target = block_normalised(volumes, brain & present, block)
-    scored = (hidden & brain & present).float()
-    squares = ((painted - target) ** 2 * scored).sum(dim=(1, 2, 3, 4))
+    # In numbers, not in truth values, whose reductions are slow on a CPU.
+    strength = volumes.abs()
+    known = strength.amax(dim=1, keepdim=True).sign() * strength.amax(dim=(2, 3, 4), keepdim=True).sign()
+    target = block_normalised(volumes, known, block)
+    scored = known * hidden
+    squares = ((painted - target).square() * scored).sum(dim=(1, 2, 3, 4))
     return squares / scored.sum(dim=(1, 2, 3, 4)).clamp_min(1)
 
 
@@ -163,7 +165,7 @@ class Mae(nn.Module):
             if settings.masking == "sparse":
                 feature_map, features = self._sparse(volumes, ~masks[:, :1])
             else:
-                feature_map = self.encoder.feature_map(volumes.masked_fill(hidden, 0))
+                feature_map = self.encoder.feature_map(volumes * ~hidden)
                 features = feature_map.mean(dim=(2, 3, 4))
             painted = self.decoder(feature_map)
         loss = mae_loss(painted.float(), volumes, hidden, settings.block)
