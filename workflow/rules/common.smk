@@ -13,7 +13,7 @@ from neurorad.analysis_plan import LOCK, deviations, read_lock, stamp
 from neurorad.cohorts.inventory import listing_digest
 from neurorad.cohorts.labels import decided_in
 from neurorad.cohorts.releases import RELEASES
-from neurorad.encoder_names import encoder_names, ensemble_names, members
+from neurorad.encoder_names import METHODS, encoder_names, ensemble_names, members
 from neurorad.fingerprint import fingerprint
 from neurorad.imaging.commands import shard_of
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
@@ -124,7 +124,7 @@ def label_flags(wildcards):
 def label_code(wildcards):
     dictionary = f"labels/{COHORTS[wildcards.cohort]['release']}.yaml"
     known = [dictionary] if (RESOURCES / dictionary).is_file() else []
-    return code_of("cohorts.commands:run_labels", resources=known)(wildcards)
+    return code_of("cohorts.commands:run_labels", resources=["endpoints.yaml", *known])(wildcards)
 
 
 def disease_of(cohort):
@@ -249,7 +249,7 @@ def pretraining_minutes(wildcards, attempt):
 
 def preset_settings(wildcards):
     """What the preset says to one method: another preset or method that changes trains nothing again."""
-    others = {"byol", "dino", "mae", "moco"} - {wildcards.method}
+    others = {*METHODS} - {wildcards.method}
     return canonical({key: value for key, value in preset_values(PRETRAINING["preset"]).items() if key not in others})
 
 

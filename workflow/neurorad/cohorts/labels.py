@@ -16,7 +16,7 @@ from neurorad.cohorts.label_tables import nearest, spellings
 from neurorad.endpoints import CUTOFFS, endpoints
 from neurorad.problems import InputError
 
-MARKERS = ("idh1", "mgmt", "1p19q", "egfr", "atrx", "tp53", "cdkn2ab", "tert")
+MARKERS = tuple(name for name, endpoint in endpoints().items() if endpoint.kind == "binary")
 TEXT = ("sex", "diagnosis", "resection", "vendor", "left_open")
 EXAM_COLUMNS = (
     *("patient", "scan", "age", "sex", "grade", "diagnosis"),

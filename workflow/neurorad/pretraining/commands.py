@@ -4,7 +4,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from neurorad.encoder_names import OBJECTIVES
+from neurorad.encoder_names import METHODS, OBJECTIVES
 from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.problems import InputError
 
@@ -19,7 +19,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "         --manifest results/cohorts/pretraining_manifest.tsv --out results/encoders/byol-dro-s0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--method", required=True, choices=["byol", "dino", "mae", "moco"])
+    verb.add_argument("--method", required=True, choices=METHODS)
     verb.add_argument(
         "--objective",
         required=True,
@@ -62,7 +62,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.add_argument("--preset", required=True)
-    verb.add_argument("--method", required=True, choices=["byol", "dino", "mae", "moco"])
+    verb.add_argument("--method", required=True, choices=METHODS)
     verb.add_argument("--presets", type=Path, default=PRESETS, metavar="YAML", help="preset file [the shipped one]")
     verb.add_argument(
         "--shape", type=int, nargs=3, default=[160, 192, 160], metavar="N", help="of a volume [160 192 160]"

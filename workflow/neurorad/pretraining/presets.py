@@ -1,6 +1,6 @@
 """Presets: named sets of hyper-parameters, read from `resources/presets.yaml`; unknown and missing keys are refused."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -87,9 +87,9 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
         **METHOD_SETTINGS,
     }
     where = f"{path}: preset {name}"
-    _check_keys(presets[name], set(sections), where)
-    # Every method's section is parsed, so that a slip in one is found by the first run and not by the last.
-    parsed = {key: _parse(kind, presets[name][key], f"{where}: {key}") for key, kind in sections.items()}
+    _check_keys(presets[name], set(sections), where, optional=set(METHOD_SETTINGS) - {method})
+    # Every method's section that is there is parsed, so that a slip in one is found by the first run and not by the last.
+    parsed = {key: _parse(sections[key], value, f"{where}: {key}") for key, value in presets[name].items()}
     common = {key: parsed[key] for key in ("encoder", "training", "geometry", "intensity", "dro")}
     sizes = [value.size for value in vars(parsed[method]).values() if isinstance(value, Crop)]
     if parsed["encoder"].norm == "instance" and min(sizes) <= parsed["encoder"].stride:
@@ -101,8 +101,8 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
     return Preset(name=name, **common, method=parsed[method], values=values)
 
 
-def _check_keys(values: Mapping[str, Any], expected: set[str], where: str) -> None:
-    unknown, missing = sorted(set(values) - expected), sorted(expected - set(values))
+def _check_keys(values: Mapping[str, Any], expected: set[str], where: str, optional: Collection[str] = ()) -> None:
+    unknown, missing = sorted(set(values) - expected), sorted(expected - {*optional} - set(values))
     if unknown or missing:
         raise InputError(f"{where}: unknown keys {unknown}, missing keys {missing}; allowed are {sorted(expected)}")
 
