@@ -1,15 +1,17 @@
 """False positives where nothing is to be found: `python benchmarks/null_calibration.py [--studies 200]`.
 
-Each study has two sites of different prevalence, an age that does not matter, and two encoders of which each knows as
-much about the marker as the other: nothing, or, for the comparison of encoders, the same. Folds, probes and tests are
-those of the workflow. A test of size 5 % should reject in 5 % of the studies.
+Each study has two sites of different prevalence and two encoders of which each knows as much about the marker as the
+other. Three kinds of study: nobody knows anything; age knows the marker well and the image knows age, nothing more; both
+encoders know the marker equally well. Folds, probes and tests are those of the workflow. A test of size 5 % should reject
+in 5 % of the studies; those of `PRIMARY` must, as the report concludes from them.
 """
 
 import argparse
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
+from scipy.special import expit
+from scipy.stats import binom, binomtest
 from threadpoolctl import threadpool_limits
 
 from neurorad.endpoints import endpoints
@@ -21,6 +23,38 @@ from neurorad.evaluation.probe import probe
 
 SITES = {"a": (50, 0.35), "b": (40, 0.5)}
 FEATURES = 12
+NULLS = ("nothing", "confounded", "equal")
+WHERE = {"within": ("within_site", "a"), "combined": ("combined", "all"), "new site": ("leave_one_site_out", "b->a")}
+
+PRIMARY = {
+    **{f"AUC above chance, {name}: permutation (5 %)": ("nothing", name, "auc_permutation") for name in WHERE},
+    **{f"image adds to age, {name}: randomisation (5 %)": ("nothing", name, "added_value_test") for name in WHERE},
+    **{
+        f"image adds to age that it knows, {name}: randomisation (5 %)": ("confounded", name, "added_value_test")
+        for name in WHERE
+    },
+    **{
+        f"two {kind} encoders, {name}: Nadeau-Bengio (5 %)": (null, name, "auc_difference_corrected")
+        for kind, null in (("ignorant", "nothing"), ("equal", "equal"))
+        for name in ("within", "combined")
+    },
+    **{
+        f"two {kind} encoders, new site: paired DeLong (5 %)": (null, "new site", "auc_difference")
+        for kind, null in (("ignorant", "nothing"), ("equal", "equal"))
+    },
+}
+"""Tests that the report concludes from: name -> kind of study, protocol, metric whose p is judged."""
+
+DESCRIPTIVE = {
+    "AUC above 0.5: DeLong interval (one-sided 2.5 %)": ("nothing", "combined", "auc", "above 0.5"),
+    "AUC within site above 0.5: bootstrap (one-sided 2.5 %)": ("nothing", "combined", "auc_same_site", "above 0.5"),
+    "image adds to age: interval of paired DeLong (5 %)": ("nothing", "combined", "auc_added", "without 0"),
+    "two equal encoders: paired DeLong (5 %)": ("equal", "combined", "auc_difference", "without 0"),
+    "two equal encoders: patient bootstrap (5 %)": ("equal", "combined", "auc_difference_bootstrap", "without 0"),
+}
+"""Intervals that are shown and concluded from by nobody: what is judged of them."""
+RULE = "two equal encoders: the paper's rule over folds (5 %)"
+SETS = "patients outside their 90 % conformal set (10 %)"
 
 
 def embeddings(who: pd.DataFrame, x: np.ndarray, encoder: str) -> Embeddings:
@@ -28,64 +62,73 @@ def embeddings(who: pd.DataFrame, x: np.ndarray, encoder: str) -> Embeddings:
     return Embeddings([pd.concat([who, numbers], axis=1)], encoder)
 
 
-def study(seed: int, effect: float, bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Probe rows of the first encoder, its predictions, and the comparison of both; all sites together."""
-    random = np.random.default_rng(seed)
+def study(seed: int, null: str, bootstrap: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Probe rows of the first encoder, its predictions, and the comparison of both."""
+    random = np.random.default_rng([seed, NULLS.index(null)])
     who = pd.DataFrame(
         [(s, f"p{i:02d}") for s, (n, _) in SITES.items() for i in range(n)], columns=["cohort", "patient"]
     )
     who = who.assign(scan=who["cohort"] + who["patient"], session="1")
     share = who["cohort"].map({site: share for site, (_, share) in SITES.items()}).to_numpy()
+    age = random.normal(size=len(who))
+    if null == "confounded":
+        share = expit(np.log(share / (1 - share)) + 2.0 * age)
     y = (random.random(len(who)) < share).astype(float)
     labelled = check_labels(who[["cohort", "patient"]].assign(mgmt=y), endpoints())
     folds = fold_table(analysis_set(who.assign(status="ok")), labelled, endpoints(), 5, 2, seed)
-    folds = folds[(folds["endpoint"] == "mgmt") & (folds["protocol"] == "combined")]
-    age = embeddings(who, random.normal(60, 10, (len(who), 1)), "clinical")
-    shared = random.normal(size=(len(who), 1)) + effect * y[:, None]
+    wanted = [(protocol, site) for protocol, site in WHERE.values()]
+    here = np.array([pair in wanted for pair in zip(folds["protocol"], folds["site"], strict=True)])
+    folds = folds[(folds["endpoint"] == "mgmt") & here]
+    known = embeddings(who, 60 + 10 * age[:, None], "clinical")
+    shared = random.normal(size=len(who)) + 1.2 * y
     made = []
     for encoder in ("byol-base-s0", "byol-dro-s0"):
         own = random.normal(size=(len(who), FEATURES))
-        own[:, 0] = (own[:, 0] + shared[:, 0]) if effect else own[:, 0]
-        made.append(probe(embeddings(who, own, encoder), folds, endpoints(), seed, bootstrap, age))
+        if null == "equal":
+            own[:, 0] += shared
+        if null == "confounded":
+            own[:, :4] += 1.5 * age[:, None]
+        made.append(probe(embeddings(who, own, encoder), folds, endpoints(), seed, bootstrap, known))
     compared = compare([made[0][1], made[1][1]], folds, endpoints(), seed, bootstrap)
     return pd.DataFrame(made[0][0]), made[0][1], pd.DataFrame(compared)
 
 
 def rejections(seed: int, bootstrap: int) -> dict[str, float]:
     """What each test of one study says: 1 a false positive, 0 none; for the sets, the share of patients not covered."""
-    rows, predictions, _ = study(seed, 0.0, bootstrap)
-    _, _, compared = study(seed, 1.2, bootstrap)
-    rows, compared = (table.drop_duplicates("metric").set_index("metric") for table in (rows, compared))
-    truth = predictions["label"].to_numpy().astype(int)
-    held = predictions[["p_negative", "p_positive"]].to_numpy()[np.arange(len(truth)), truth] > 0.1
-    resampled = compared.loc["auc_difference_bootstrap"]
-    return {
-        "AUC above 0.5: DeLong interval (one-sided 2.5 %)": float(rows.loc["auc", "ci_low"] > 0.5),
-        "AUC within site above 0.5: bootstrap (one-sided 2.5 %)": float(rows.loc["auc_same_site", "ci_low"] > 0.5),
-        "AUC above chance: permutation within site (5 %)": float(rows.loc["auc_permutation", "p"] < 0.05),
-        "image adds to age: paired DeLong (5 %)": float(rows.loc["auc_added", "p"] < 0.05),
-        "image adds to age, better only (2.5 %)": float(rows.loc["auc_added", "ci_low"] > 0),
-        "two equal encoders: paired DeLong (5 %)": float(compared.loc["auc_difference", "p"] < 0.05),
-        "two equal encoders: patient bootstrap (5 %)": float(not resampled["ci_low"] <= 0 <= resampled["ci_high"]),
-        "two equal encoders: Nadeau-Bengio (5 %)": float(compared.loc["auc_difference_corrected", "p"] < 0.05),
-        "two equal encoders: the paper's rule over folds (5 %)": float(
-            compared.loc["auc_difference_over_folds", "p"] < 0.05
-        ),
-        "patients outside their 90 % conformal set (10 %)": float(1 - held.mean()),
-    }
+    rows, sets = {}, np.nan
+    for null in NULLS:
+        *parts, compared = study(seed, null, bootstrap)
+        table = pd.concat([parts[0], compared]).drop_duplicates(["protocol", "site", "metric"])
+        rows[null] = table.set_index(["protocol", "site", "metric"])
+        if null == "nothing":
+            told = parts[1][parts[1]["protocol"] == "combined"]
+            truth = told["label"].to_numpy().astype(int)
+            sets = (told[["p_negative", "p_positive"]].to_numpy()[np.arange(len(truth)), truth] <= 0.1).mean()
+    found = {}
+    for name, (null, where, metric) in PRIMARY.items():
+        found[name] = float(rows[null].loc[(*WHERE[where], metric), "p"] < 0.05)
+    for name, (null, where, metric, judged) in DESCRIPTIVE.items():
+        row = rows[null].loc[(*WHERE[where], metric)]
+        found[name] = float(row["ci_low"] > 0.5 if judged == "above 0.5" else not row["ci_low"] <= 0 <= row["ci_high"])
+    found[RULE] = float(rows["equal"].loc[(*WHERE["combined"], "auc_difference_over_folds"), "p"] < 0.05)
+    return {**found, SETS: float(sets)}
 
 
-def table(studies: int, bootstrap: int) -> pd.DataFrame:
-    """Columns test, rate, low, high (Wilson; for the mean share of patients not covered, 2 standard errors)."""
-    found = pd.DataFrame([rejections(seed, bootstrap) for seed in range(studies)])
+def table(studies: int, bootstrap: int, first: int = 0) -> pd.DataFrame:
+    """Columns test, role, rate, low, high (Wilson; for the mean share of patients not covered, 2 standard errors), p.
+
+    p is that of the binomial test of a rate of 5 %, of a primary test.
+    """
+    found = pd.DataFrame([rejections(seed, bootstrap) for seed in range(first, first + studies)])
     lines = []
     for name, values in found.items():
-        rate = values.mean()
-        counted = set(values) <= {0.0, 1.0}
+        rate, hits = values.mean(), int(values.sum())
         half = 2 * values.std() / np.sqrt(studies)
-        low, high = wilson(int(values.sum()), studies) if counted else (rate - half, rate + half)
-        lines.append((name, rate, low, high))
-    return pd.DataFrame(lines, columns=["test", "rate", "low", "high"])
+        low, high = (rate - half, rate + half) if name == SETS else wilson(hits, studies)
+        role = "primary" if name in PRIMARY else "descriptive"
+        p = binomtest(hits, studies, 0.05).pvalue if role == "primary" else np.nan
+        lines.append((name, role, rate, low, high, p))
+    return pd.DataFrame(lines, columns=["test", "role", "rate", "low", "high", "p"])
 
 
 def main() -> None:
@@ -97,9 +140,10 @@ def main() -> None:
         made = table(args.studies, args.bootstrap)
     low, high = binom.ppf([0.025, 0.975], args.studies, 0.05) / args.studies
     print(f"{args.studies} studies; a sound test of size 5 % rejects in {low:.1%} to {high:.1%} of so many\n")
-    print("| test (nominal) | rejected | 95 % CI |\n|---|---|---|")
+    print("| test (nominal) | role | rejected | 95 % CI | binomial p |\n|---|---|---|---|---|")
     for row in made.itertuples():
-        print(f"| {row.test} | {row.rate:.1%} | {row.low:.1%} to {row.high:.1%} |")
+        told = f"{row.p:.2f}" if np.isfinite(row.p) else ""
+        print(f"| {row.test} | {row.role} | {row.rate:.1%} | {row.low:.1%} to {row.high:.1%} | {told} |")
 
 
 if __name__ == "__main__":

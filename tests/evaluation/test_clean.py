@@ -28,7 +28,7 @@ def deaths(n=80, seed=1):
     risk = random.normal(size=n)
     days = np.ceil(400 * random.exponential(size=n) * np.exp(-risk))
     event = (random.random(n) < 0.7).astype(float)
-    return people(n).assign(**WHERE, endpoint="os", risk=risk, os_days=days, event=event)
+    return people(n).assign(**WHERE, endpoint="os", risk=risk, days=days, event=event)
 
 
 def told(predictions, clean, **settings):
@@ -40,7 +40,7 @@ def told(predictions, clean, **settings):
 def c_by_counting(table):
     """Harrell's c, pair by pair."""
     won = pairs = 0.0
-    rows = list(zip(table["os_days"], table["event"], table["risk"], strict=True))
+    rows = list(zip(table["days"], table["event"], table["risk"], strict=True))
     for i, (days, event, risk) in enumerate(rows):
         for j, (later, died, other) in enumerate(rows):
             if i != j and event and (days < later or (days == later and not died)):

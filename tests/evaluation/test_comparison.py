@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
+from scipy.stats import t as t_distribution
 from scipy.stats import ttest_rel, wilcoxon
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
@@ -50,7 +51,8 @@ def predictions(whole, folds, known) -> Callable[..., list[pd.DataFrame]]:
                 told = patients.loc[list(zip(tested["cohort"], tested["patient"], strict=True))]
                 days, event = told["os_days"].to_numpy(), told["event"].to_numpy()
                 risk = random.normal(size=len(tested)) - strength * np.log(days)
-                at_risk.append(table.assign(risk=risk, os_days=days, event=event))
+                each = {f"risk_r{r}": risk + random.normal(0, 0.1, len(tested)) for r in range(len(cell.assignments()))}
+                at_risk.append(table.assign(risk=risk, days=days, event=event, **each))
                 continue
             truth = binary(tested["label"], known[cell.endpoint]).to_numpy()
             repeats = {f"score_r{r}": strength * truth + random.normal(size=len(truth)) for r in range(2)}
@@ -138,13 +140,20 @@ def test_the_bootstrap_resamples_patients_in_pairs(rows):
     assert width.min() > 0.6 and width.max() < 1.4
 
 
-def test_holm_is_that_of_statsmodels_over_each_protocol(rows):
+def test_holm_is_that_of_statsmodels_over_the_primary_tests_of_each_protocol(rows):
+    adjusted = 0
     for metric, tests in (("auc_difference", 2), ("c_index_difference", 1)):
-        for protocol, part in rows[rows["metric"] == metric].groupby("protocol"):
-            assert len(part) == tests * 2 * (1 if protocol == "combined" else 3)
-            np.testing.assert_allclose(part["p_holm"], multipletests(part["p"], method="holm")[1])
-    others = rows[~rows["metric"].isin(["auc_difference", "c_index_difference"])]
-    assert others["p_holm"].isna().all()
+        for protocol, part in rows[rows["metric"].isin([metric, f"{metric}_corrected"])].groupby("protocol"):
+            judged = metric if protocol == "leave_one_site_out" else f"{metric}_corrected"
+            mine = part[part["metric"] == judged]
+            assert set(mine["role"]) == {"primary"} and set(part["role"][part["metric"] != judged]) == {"descriptive"}
+            assert len(mine) == tests * 2 * (1 if protocol == "combined" else 3)
+            known = mine["p"].notna()
+            np.testing.assert_allclose(mine["p_holm"][known], multipletests(mine["p"][known], method="holm")[1])
+            assert mine["p_holm"][~known].isna().all()
+            adjusted += len(mine)
+    assert (rows["role"] == "primary").sum() == adjusted
+    assert rows.loc[rows["role"] == "descriptive", ["p_holm", "p_bh"]].isna().all(axis=None)
 
 
 def test_folds_are_compared_as_the_paper_does_and_labelled_so(rows, tables, few_folds):
@@ -190,7 +199,7 @@ def test_c_index_differences_are_those_of_lifelines(rows, tables):
     mine = rows[(rows["metric"] == "c_index_difference") & (rows["protocol"] != "combined")]
     assert len(mine) == 12
     for _, row in mine.iterrows():
-        new, base = (concordance_index(t["os_days"], -t["risk"], t["event"]) for t in both(tables, "risk", row))
+        new, base = (concordance_index(t["days"], -t["risk"], t["event"]) for t in both(tables, "risk", row))
         assert row["value"] == pytest.approx(new - base)
         assert row["ci_low"] < row["value"] < row["ci_high"]
         assert row["n_events"] == both(tables, "risk", row)[0]["event"].sum()
@@ -204,7 +213,7 @@ def test_few_deaths_come_with_a_warning(rows):
 
 
 def test_an_encoder_that_is_better_is_found_better(rows):
-    mine = rows[(rows["protocol"] == "combined") & rows["metric"].isin(["auc_difference", "c_index_difference"])]
+    mine = rows[(rows["protocol"] == "combined") & (rows["role"] == "primary")]
     better = mine[mine["method"] == "byol"]
     assert len(better) == 3
     assert (better["ci_low"] > 0).all() and (better["p_holm"] < 0.05).all()
@@ -217,7 +226,8 @@ def os_tables(whole, risks: dict[str, np.ndarray]) -> tuple[list[pd.DataFrame], 
     told = whole.patients[["cohort", "patient", "os_days", "event"]].assign(
         scan=whole.analysis["scan"], endpoint="os", protocol="within_site", site="a"
     )
-    return [told.assign(encoder=name, risk=risk) for name, risk in risks.items()], folds
+    told = told.rename(columns={"os_days": "days"})
+    return [told.assign(encoder=name, risk=risk, risk_r0=risk) for name, risk in risks.items()], folds
 
 
 def test_equally_good_risks_are_called_different_about_5_times_in_a_hundred(glioblastomas, known):
@@ -225,18 +235,39 @@ def test_equally_good_risks_are_called_different_about_5_times_in_a_hundred(glio
     hazard, p = random.normal(size=50), []
     tables, folds = os_tables(glioblastomas(hazard, sites={"a": 50}), {"byol-base-s0": 0, "byol-dro-s0": 0})
     for seed in range(100):
-        told = [table.assign(risk=hazard + random.normal(size=50)) for table in tables]
-        p.append(compare(told, folds, known, seed, 100)[0]["p"])
-    assert np.mean(np.array(p) < 0.05) < 0.12
-    assert 0.35 < np.mean(np.array(p) < 0.5) < 0.65
+        noisy = [hazard + random.normal(size=50) for _ in tables]
+        told = [table.assign(risk=risk, risk_r0=risk) for table, risk in zip(tables, noisy, strict=True)]
+        pooled, corrected = compare(told, folds, known, seed, 100)
+        assert (pooled["role"], corrected["role"]) == ("descriptive", "primary")
+        p.append((pooled["p"], corrected["p"]))
+    assert (np.mean(np.array(p) < 0.05, axis=0) < 0.12).all()
+    assert 0.35 < np.mean(np.array(p)[:, 0] < 0.5) < 0.65
+
+
+def test_the_corrected_difference_of_c_indices_is_that_of_lifelines_fold_by_fold(glioblastomas, known):
+    random = np.random.default_rng(5)
+    hazard = random.normal(size=60)
+    risks = {"byol-base-s0": random.normal(size=60), "byol-dro-s0": hazard}
+    tables, folds = os_tables(glioblastomas(hazard, sites={"a": 60}), risks)
+    _, row = compare(tables, folds, known, 0, 50)
+    fold = folds.merge(tables[0][["patient"]].reset_index(), on="patient").set_index("index")["fold"].sort_index()
+    each = []
+    for k in range(5):
+        mine = (fold == k).to_numpy()
+        new, base = (concordance_index(t["days"][mine], -t["risk"][mine], t["event"][mine]) for t in tables[::-1])
+        each.append(new - base)
+    assert row["value"] == pytest.approx(np.mean(each))
+    half = t_distribution.ppf(0.975, 4) * np.sqrt((1 / 5 + 1 / 4) * np.var(each, ddof=1))
+    assert row["ci_high"] == pytest.approx(np.mean(each) + half)
 
 
 def test_deaths_that_all_tie_cannot_be_ordered(glioblastomas, known):
     whole = glioblastomas(np.zeros(20), sites={"a": 20}, os_days=90, event=1)
     risks = {"byol-base-s0": np.arange(20.0), "byol-dro-s0": -np.arange(20.0)}
-    (row,) = compare(*os_tables(whole, risks), known, 0, 50)
+    row, corrected = compare(*os_tables(whole, risks), known, 0, 50)
     assert np.isnan(row["value"]) and np.isnan(row["p"])
     assert row["note"] == "not estimable: no comparable pair"
+    assert np.isnan(corrected["value"]) and corrected["note"] == "p not estimable: 0 folds"
 
 
 def test_an_encoder_compared_with_its_copy_differs_by_nothing(predictions, few_folds, known):
@@ -245,7 +276,9 @@ def test_an_encoder_compared_with_its_copy_differs_by_nothing(predictions, few_f
     table = pd.DataFrame(compare([*base, *copy], few_folds, known, 0, 50))
     assert (table["value"] == 0).all()
     tested = table[table["metric"].isin(["auc_difference", "c_index_difference"])]
-    assert (tested["p"] == 1).all() and (tested["p_holm"] == 1).all()
+    assert (tested["p"] == 1).all()
+    judged = table[table["role"] == "primary"]
+    assert (judged["p_holm"].dropna() == 1).all() and judged["p_holm"].notna().sum() > 10
     assert table.loc[table["metric"] == "auc_difference_over_folds", "p"].isna().all()
 
 
@@ -276,7 +309,7 @@ def test_predictions_of_other_folds_are_refused(tables, few_folds, known):
 def test_what_was_not_estimable_alone_is_not_estimable_as_a_difference(tables, folds, known):
     table = pd.DataFrame(compare(tables, folds, known, 0, 50))
     mine = table[table["endpoint"] == "idh1"]
-    assert len(mine) == 2 * 7 and mine["value"].isna().all() and mine["p_holm"].isna().all()
+    assert len(mine) == 2 * 2 * 7 and mine["value"].isna().all() and mine["p_holm"].isna().all()
     assert mine["note"].str.startswith("not estimable: 0 positives of").all()
 
 
@@ -295,7 +328,7 @@ def test_every_objective_is_compared_with_the_base_and_the_ensemble_is_no_furthe
     over_methods = table[table["metric"] == "auc_difference_over_methods"]
     assert set(over_methods["objective"]) == {"dro", "balanced"}
     assert over_methods["note"].str.startswith("2 pairs of encoders").all()
-    one = table[(table["metric"] == "auc_difference") & (table["protocol"] == "combined")]
+    one = table[(table["metric"] == "auc_difference_corrected") & (table["protocol"] == "combined")]
     assert len(one) == 2 * 6
     np.testing.assert_allclose(one["p_holm"], multipletests(one["p"], method="holm")[1])
     np.testing.assert_allclose(one["p_bh"], multipletests(one["p"], method="fdr_bh")[1])

@@ -402,9 +402,12 @@ def test_what_an_image_adds_to_age_and_sex_is_told_on_the_patients_whose_age_is_
         assert added["value"] == pytest.approx(
             found(rows, "auc_with_clinical")["value"] - found(rows, "auc_clinical")["value"]
         )
-        told[name] = added
-    assert told["new"]["ci_low"] > 0 and told["new"]["p"] < 0.01
-    assert told["copy"]["p"] > 0.05 and abs(told["copy"]["value"]) < 0.06
+        test = found(rows, "added_value_test")
+        assert test["n"] == 80 and "labels drawn 50 times from age, sex and site" in test["note"]
+        assert "p" not in added or np.isnan(added["p"])
+        told[name] = added, test
+    assert told["new"][0]["ci_low"] > 0 and told["new"][1]["p"] < 0.02
+    assert told["copy"][1]["p"] > 0.05 and abs(told["copy"][0]["value"]) < 0.06
 
 
 def test_the_robust_probe_does_better_for_the_group_that_the_majority_outvotes(study, known):

@@ -73,7 +73,7 @@ def test_every_number_of_a_row_follows_from_the_predictions(told):
     for (protocol, site), part in predictions.groupby(["protocol", "site"]):
         mine = {r["metric"]: r for r in rows if (r["protocol"], r["site"], r["endpoint"]) == (protocol, site, "os")}
         assert set(METRICS) <= set(mine)
-        days, event, risk = (part[name].to_numpy() for name in ("os_days", "event", "risk"))
+        days, event, risk = (part[name].to_numpy() for name in ("days", "event", "risk"))
         cohort, high = part["cohort"].to_numpy(), risk > 0
         strata = cohort if protocol == "combined" else None
         if strata is None:

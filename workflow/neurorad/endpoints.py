@@ -9,6 +9,10 @@ import yaml
 
 from neurorad import RESOURCES
 
+TIMES = {"os": ("os_days", "event"), "pfs": ("pfs_days", "progressed")}
+"""Time-to-event endpoint -> its columns of patients.tsv: days, and 1 event or 0 censored. Progression counts from the same
+day as survival; a death without progression ends it as the hospital's table says."""
+
 CUTOFFS = {"ki67_cutoff": "ki67", "tp53_cutoff": "tp53_percent"}
 """Key of the config's `labels` block -> the number that it cuts. `resources/endpoints.yaml` has the default of an endpoint."""
 

@@ -31,7 +31,7 @@ def clean_rows(
     Markers have `auc` and `balanced_accuracy` (threshold of the inner folds), survival has `c_index`.
 
     Args:
-        predictions: of `probe` (`label score margin`) and `survival` (`risk os_days event`), one table or several.
+        predictions: of `probe` (`label score margin`) and `survival` (`risk days event`), one table or several.
         test_patients: `cohort patient status`.
         seed, replicates: of the patient bootstrap (`balanced_accuracy`, `c_index`); the AUC has a DeLong interval.
 
@@ -108,7 +108,7 @@ def _survival(scored: pd.DataFrame, counts: np.ndarray) -> list[Call]:
     events = int(scored["event"].sum())
     if events < NEEDED:
         return [("c_index", NOTHING, f"not estimable: {events} events of {len(scored)} (needs {NEEDED})")]
-    days, event, risk = (scored[name].to_numpy(float) for name in ("os_days", "event", "risk"))
+    days, event, risk = (scored[name].to_numpy(float) for name in ("days", "event", "risk"))
     pairs = metrics.comparable(days, event, scored["cohort"].to_numpy(str))
     if not pairs.any():
         return [("c_index", NOTHING, "not estimable: no comparable pair")]

@@ -1,7 +1,7 @@
 """+DRO, and every other objective, against its base: paired differences on the same patients, and what multiplicity
 leaves of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,29 @@ import pandas as pd
 from scipy.stats import shapiro, ttest_rel, wilcoxon
 
 from neurorad.encoder_names import ENSEMBLE, encoder_parts
-from neurorad.endpoints import Endpoint, binary
+from neurorad.endpoints import TIMES, Endpoint, binary
 from neurorad.evaluation import metrics, probe, survival
 from neurorad.evaluation.folds import TRAINED_ONLY, Cell, cells
 from neurorad.evaluation.invariance import SITE
-from neurorad.evaluation.tidy import warning
+from neurorad.evaluation.tidy import join_notes, warning
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
 BASE = "base"
 OVERLAP = "anti-conservative, as folds share training patients (Nadeau and Bengio 2003)"
 IDENTITY = ["cohort", "patient", "scan"]
+LEAVE_OUT = "leave_one_site_out"
+
+
+def primary(metric: str, protocol: str) -> bool:
+    """Is the p of this row the one to conclude from? It keeps its nominal size where nothing is to be found
+    (benchmarks/null_calibration.md); every other p is descriptive.
+
+    Over folds that is the corrected t. A site that was never trained on is one fold, whose spread nobody knows: there
+    the two trained probes are compared as they are, by DeLong on patients whom neither has seen.
+    """
+    wanted = "" if protocol == LEAVE_OUT else "_corrected"
+    return metric in (f"auc_difference{wanted}", f"c_index_difference{wanted}")
 
 
 def pairs(encoders: set[str]) -> list[tuple[str, str]]:
@@ -57,18 +69,36 @@ def paper_rule(new: np.ndarray, base: np.ndarray) -> tuple[float, str]:
     return float(wilcoxon(difference).pvalue), "paper's rule: Wilcoxon"
 
 
+def by_fold(cell: Cell, predictions: pd.DataFrame, column: str, metric: Callable[..., np.ndarray]) -> np.ndarray:
+    """`metric(tested patients of the fold, their scores)` of each repeat and fold, flat.
+
+    Args:
+        predictions: rows as `cell.tested`, with `column`_r0, `column`_r1, ... metric: takes boolean `[tested]`.
+    """
+    found = []
+    for repeat, fold_of in enumerate(cell.assignments()):
+        fold_of = fold_of[fold_of != TRAINED_ONLY]
+        score = predictions[f"{column}_r{repeat}"].to_numpy()
+        found += [float(metric(fold_of == k, score[fold_of == k])) for k in np.unique(fold_of)]
+    return np.array(found)
+
+
 def fold_aucs(cell: Cell, truth: np.ndarray, predictions: pd.DataFrame) -> np.ndarray:
     """AUC of each repeat and fold, flat; NaN where a fold lacks a class.
 
     Args:
         truth: `[tested]`. predictions: rows as `cell.tested`, with score_r0, score_r1, ...
     """
-    found = []
-    for repeat, fold_of in enumerate(cell.assignments()):
-        fold_of = fold_of[fold_of != TRAINED_ONLY]
-        score = predictions[f"score_r{repeat}"].to_numpy()
-        found += [float(metrics.auc(truth[fold_of == k], score[fold_of == k])) for k in np.unique(fold_of)]
-    return np.array(found)
+    return by_fold(cell, predictions, "score", lambda mine, score: metrics.auc(truth[mine], score))
+
+
+def fold_c_indices(cell: Cell, pairs: np.ndarray, predictions: pd.DataFrame) -> np.ndarray:
+    """Harrell's c of each repeat and fold, flat; NaN where a fold has no comparable pair.
+
+    Args:
+        pairs: `[tested, tested]` of `metrics.comparable`. predictions: rows as `cell.tested`, with risk_r0, ...
+    """
+    return by_fold(cell, predictions, "risk", lambda mine, risk: metrics.harrell_c(pairs[np.ix_(mine, mine)], risk))
 
 
 def _aligned(table: pd.DataFrame, cell: Cell, encoder: str) -> pd.DataFrame:
@@ -100,12 +130,13 @@ def compare(
     seed: int = 0,
     replicates: int = 500,
 ) -> list[dict[str, Any]]:
-    """Rows with `p`, `p_holm`, `p_bh` and `test` beside the tidy columns; a positive value means that +DRO is better.
+    """Rows with `p`, `p_holm`, `p_bh`, `test` and `role` beside the tidy columns; a positive value: +DRO is better.
 
-    Metrics: `auc_difference` (paired DeLong; `p_holm` and `p_bh` over all endpoints, sites, methods and objectives of
-    the protocol), `auc_difference_bootstrap` (patients resampled), `auc_difference_corrected` (folds and repeats, with
-    the variance of Nadeau and Bengio), `auc_difference_over_folds` and `auc_difference_over_methods` (the paper's rule,
-    reproduced), `c_index_difference` (patients resampled, adjusted likewise). The base is compared with each objective.
+    Metrics: `auc_difference` (paired DeLong), `auc_difference_bootstrap` (patients resampled),
+    `auc_difference_corrected` (folds and repeats, with the variance of Nadeau and Bengio), `auc_difference_over_folds`
+    and `auc_difference_over_methods` (the paper's rule, reproduced), `c_index_difference` (patients resampled) and
+    `c_index_difference_corrected`. Where `role` is primary (see `primary`), `p_holm` and `p_bh` adjust over all
+    endpoints, sites, methods and objectives of the protocol. The base is compared with each objective.
 
     Args:
         predictions: of the probe (column score) and of survival (column risk), in any order.
@@ -114,19 +145,20 @@ def compare(
     at_risk = _concatenated(predictions, "risk")
     rows: list[dict[str, Any]] = []
     for cell in cells(folds):
-        if cell.endpoint == survival.ENDPOINT and at_risk is not None:
+        if cell.endpoint in TIMES and at_risk is not None:
             rows += _survival_rows(cell, at_risk, seed, replicates)
-        elif cell.endpoint not in (SITE, survival.ENDPOINT) and scored is not None:
+        elif cell.endpoint not in (SITE, *TIMES) and scored is not None:
             rows += _probe_rows(cell, scored, known[cell.endpoint], seed, replicates)
     if not rows:
         return []
     table = pd.DataFrame(rows)
     table[["p_holm", "p_bh"]] = np.nan
-    for metric in ("auc_difference", "c_index_difference"):
-        for _, part in table[table["metric"] == metric].groupby("protocol", sort=False):
-            p = part["p"].to_numpy(float)
-            table.loc[part.index, "p_holm"] = metrics.holm(p)
-            table.loc[part.index, "p_bh"] = metrics.benjamini_hochberg(p)
+    chosen = [primary(metric, protocol) for metric, protocol in zip(table["metric"], table["protocol"], strict=True)]
+    table["role"] = np.where(chosen, "primary", "descriptive")
+    for _, part in table[chosen].groupby(["protocol", "metric"], sort=False):
+        p = part["p"].to_numpy(float)
+        table.loc[part.index, "p_holm"] = metrics.holm(p)
+        table.loc[part.index, "p_bh"] = metrics.benjamini_hochberg(p)
     table[["n_positive", "n_events"]] = table.reindex(columns=["n_positive", "n_events"]).astype("Int64")
     return table.to_dict("records")
 
@@ -163,7 +195,7 @@ def _probe_rows(
     for first, encoder, against in _rivals(table, cell):
         first["n_positive"] = int(truth.sum())
         if reason:
-            rows.append({**first, **_row("auc_difference", metrics.Estimate(*[np.nan] * 3), "paired DeLong", reason)})
+            rows += _not_estimable(first, "auc_difference", "paired DeLong", reason)
             continue
         new, base = _aligned(table, cell, encoder), _aligned(table, cell, against)
         scores = new["score"].to_numpy(), base["score"].to_numpy()
@@ -171,14 +203,11 @@ def _probe_rows(
         rows.append({**first, **_row("auc_difference", metrics.paired_delong(truth, *scores), "paired DeLong", caveat)})
         resampled = metrics.bootstrapped(_auc_difference, truth, *scores, counts=counts)
         rows.append({**first, **_row("auc_difference_bootstrap", resampled, "patient bootstrap", caveat)})
-        by_fold = np.stack([fold_aucs(cell, truth, new), fold_aucs(cell, truth, base)])
-        by_fold = by_fold[:, np.isfinite(by_fold).all(axis=0)]
-        rows.append({**first, **_corrected_row(cell, by_fold[0] - by_fold[1])})
-        p, test = paper_rule(*by_fold)
-        value = float(np.diff(by_fold[::-1], axis=0).mean()) if by_fold.shape[1] else np.nan
-        note = (
-            f"{by_fold.shape[1]} folds; {OVERLAP}" if np.isfinite(p) else f"p not estimable: {by_fold.shape[1]} folds"
-        )
+        each = _finite(fold_aucs(cell, truth, new), fold_aucs(cell, truth, base))
+        rows.append({**first, **_corrected_row("auc_difference_corrected", cell, each[0] - each[1], caveat)})
+        p, test = paper_rule(*each)
+        value = float((each[0] - each[1]).mean()) if each.shape[1] else np.nan
+        note = f"{each.shape[1]} folds; {OVERLAP}" if np.isfinite(p) else f"p not estimable: {each.shape[1]} folds"
         e = metrics.Estimate(value, np.nan, np.nan, p)
         rows.append({**first, **_row("auc_difference_over_folds", e, test, note)})
         if first["method"] != ENSEMBLE:
@@ -196,15 +225,33 @@ def _probe_rows(
     return rows
 
 
-def _corrected_row(cell: Cell, differences: np.ndarray) -> dict[str, Any]:
+CORRECTED = "Nadeau-Bengio corrected t"
+
+
+def _not_estimable(first: dict[str, Any], metric: str, test: str, reason: str) -> list[dict[str, Any]]:
+    """The pooled difference and the corrected one, so that the primary row is there and says why it has no number."""
+    nothing = metrics.Estimate(*[np.nan] * 3)
+    return [
+        {**first, **_row(name, nothing, how, reason)}
+        for name, how in ((metric, test), (f"{metric}_corrected", CORRECTED))
+    ]
+
+
+def _finite(new: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """`[2, folds]`: the folds in which both have a number."""
+    both = np.stack([new, base])
+    return both[:, np.isfinite(both).all(axis=0)]
+
+
+def _corrected_row(metric: str, cell: Cell, differences: np.ndarray, caveat: str) -> dict[str, Any]:
     """Folds of all repeats; leave-one-site-out has a single fold, whose spread nobody knows."""
-    test = "Nadeau-Bengio corrected t"
     drawn = int(cell.patients["fold"].nunique())
     if len(differences) < 2:
         e = metrics.Estimate(float(differences.mean()) if len(differences) else np.nan, np.nan, np.nan)
-        return _row("auc_difference_corrected", e, test, f"p not estimable: {len(differences)} folds")
+        return _row(metric, e, CORRECTED, f"p not estimable: {len(differences)} folds")
     e = metrics.corrected_t(differences, 1 / (drawn - 1))
-    return _row("auc_difference_corrected", e, test, f"{len(differences)} folds of {len(cell.assignments())} repeats")
+    note = f"{len(differences)} folds of {len(cell.assignments())} repeats"
+    return _row(metric, e, CORRECTED, join_notes(caveat, note))
 
 
 def _auc_difference(
@@ -222,11 +269,10 @@ def _survival_rows(cell: Cell, table: pd.DataFrame, seed: int, replicates: int) 
     for first, encoder, against in _rivals(table, cell):
         first["n_events"] = events
         if reason:
-            e = metrics.Estimate(*[np.nan] * 3)
-            rows.append({**first, **_row("c_index_difference", e, "patient bootstrap", reason)})
+            rows += _not_estimable(first, "c_index_difference", "patient bootstrap", reason)
             continue
         new, base = _aligned(table, cell, encoder), _aligned(table, cell, against)
-        comparable = metrics.comparable(new["os_days"].to_numpy(), new["event"].to_numpy(), new["cohort"].to_numpy(str))
+        comparable = metrics.comparable(new["days"].to_numpy(), new["event"].to_numpy(), new["cohort"].to_numpy(str))
         risks = [part["risk"].to_numpy() for part in (new, base)]
         value = float(metrics.harrell_c(comparable, risks[0]) - metrics.harrell_c(comparable, risks[1]))
         samples = metrics.harrell_c(comparable, risks[0], counts) - metrics.harrell_c(comparable, risks[1], counts)
@@ -237,4 +283,6 @@ def _survival_rows(cell: Cell, table: pd.DataFrame, seed: int, replicates: int) 
         e = metrics.Estimate(value, float(low), float(high), float(p))
         note = survival.warning(events) if comparable.any() else "not estimable: no comparable pair"
         rows.append({**first, **_row("c_index_difference", e, "patient bootstrap", note)})
+        each = _finite(fold_c_indices(cell, comparable, new), fold_c_indices(cell, comparable, base))
+        rows.append({**first, **_corrected_row("c_index_difference_corrected", cell, each[0] - each[1], note)})
     return rows

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from neurorad.endpoints import Endpoint, binary
+from neurorad.endpoints import TIMES, Endpoint, binary
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
 COLUMNS = ("endpoint", "protocol", "site", "repeat", "fold", "cohort", "patient", "scan", "label", "cutoff")
 KEY = ["cohort", "patient"]
+OUTCOMES = tuple(column for columns in TIMES.values() for column in columns)
 POOLED = "all"
 """`site` of everything that pools the sites."""
 TRAINED_ONLY = -1
@@ -87,7 +88,7 @@ def _reading_order(text: str) -> tuple:
 
 
 def check_labels(patients: pd.DataFrame, known: dict[str, Endpoint]) -> pd.DataFrame:
-    """The patients with every endpoint, os_days and event as float columns (an absent column is all unknown).
+    """The patients with every endpoint, time and event as float columns (an absent column is all unknown).
 
     Raises:
         InputError: a patient twice; a label that is text, not 0/1, negative or infinite.
@@ -96,7 +97,8 @@ def check_labels(patients: pd.DataFrame, known: dict[str, Endpoint]) -> pd.DataF
         cohort = patients.loc[patients.duplicated(KEY), "cohort"].iloc[0]
         raise InputError(f"--patients: a patient of {cohort} has two rows; patients.tsv holds one row a patient")
     table = patients.copy()
-    for name in (*known, "os_days", "event"):
+    events = {event for _, event in TIMES.values()}
+    for name in (*known, *OUTCOMES):
         values = table[name] if name in table else pd.Series(np.nan, index=table.index)
         numbers = pd.to_numeric(values, errors="coerce")
         text = values.notna() & numbers.isna()
@@ -106,7 +108,7 @@ def check_labels(patients: pd.DataFrame, known: dict[str, Endpoint]) -> pd.DataF
                 f"--patients: column {name} of {row['cohort']} holds the text {row[name]!r}; labels are numbers "
                 f"(0, 1 or empty): make patients.tsv with `neurorad cohort`"
             )
-        if name == "event" or (name in known and known[name].kind == "binary"):
+        if name in events or (name in known and known[name].kind == "binary"):
             wrong = numbers.notna() & ~numbers.isin([0, 1])
             allowed = "0, 1 or empty"
         else:
@@ -125,19 +127,20 @@ SURVIVAL_STEPS = ("idh_unknown", "idh_mutant", "not_glioblastoma", "no_follow_up
 """Why a patient is not in the survival set, in the order in which the reasons are asked."""
 
 
-def survival_exclusion(patients: pd.DataFrame) -> pd.Series:
+def survival_exclusion(patients: pd.DataFrame, endpoint: str = "os") -> pd.Series:
     """For each patient the first of `SURVIVAL_STEPS` that keeps it out of the survival set, or "" for who is in.
 
-    The set is IDH-wildtype glioblastoma with known time and event: `idh1` is known and 0 (a patient whose IDH was never
+    The set is IDH-wildtype glioblastoma with known time and event of the endpoint (a key of `TIMES`): `idh1` is known and 0 (a patient whose IDH was never
     settled is not wildtype, whatever the cohort), and the diagnosis says glioblastoma, or is empty and the WHO grade is
     4. UPENN's "NOS/NEC" is unknown IDH (strict), unless the config says `labels: {idh_not_specified: wildtype}`
     (lenient).
     """
+    days, event = TIMES[endpoint]
     reasons = [
         patients["idh1"].isna(),
         patients["idh1"] != 0,
         ~is_glioblastoma(patients),
-        patients["os_days"].isna() | patients["event"].isna(),
+        patients[days].isna() | patients[event].isna(),
     ]
     return pd.Series(np.select(reasons, SURVIVAL_STEPS, ""), index=patients.index)
 
@@ -153,9 +156,9 @@ def is_glioblastoma(patients: pd.DataFrame) -> pd.Series:
     return (patients["idh1"] == 0) & (said | by_grade)
 
 
-def glioblastoma_survival(patients: pd.DataFrame) -> pd.Series:
+def glioblastoma_survival(patients: pd.DataFrame, endpoint: str = "os") -> pd.Series:
     """Which patients belong to the survival set (boolean)."""
-    return survival_exclusion(patients) == ""
+    return survival_exclusion(patients, endpoint) == ""
 
 
 def deal(strata: np.ndarray, folds: int, random: np.random.Generator) -> np.ndarray:
@@ -178,8 +181,8 @@ def fold_table(
 
     Protocols: `within_site` (stratified by label), `combined` (all sites pooled, stratified by label x site) and
     `leave_one_site_out` (`site` reads `a+b->c`; one fold; training patients have fold -1). `label` is the value as
-    patients.tsv has it (per cent for Ki-67, 2-4 for grade), and a number at or above `cutoff` is positive; for `os` it
-    is the event. The endpoint `site`, without label, holds everybody: it is what the site probe runs on.
+    patients.tsv has it (per cent for Ki-67, 2-4 for grade), and a number at or above `cutoff` is positive; for `os` and
+    `pfs` it is the event. The endpoint `site`, without label, holds everybody: it is what the site probe runs on.
 
     Args:
         analysis: of `analysis_set`; patients: of `check_labels`.
@@ -189,7 +192,7 @@ def fold_table(
     """
     if folds < 2 or repeats < 1:
         raise InputError(f"--folds {folds} --repeats {repeats}: needs at least 2 folds and 1 repeat")
-    wanted = [*KEY, *known, "os_days", "event"]
+    wanted = [*KEY, *known, *OUTCOMES]
     optional = [name for name in ("diagnosis",) if name in patients]
     table = analysis.merge(patients[[*wanted, *optional]], on=KEY, how="left", indicator=True)
     for cohort, part in table.groupby("cohort"):
@@ -226,9 +229,10 @@ def fold_table(
         rows = table[table[name].notna()]
         if len(rows):
             add(name, rows, rows[name].to_numpy(), binary(rows[name], endpoint).to_numpy())
-    rows = table[glioblastoma_survival(table)]
-    if len(rows):
-        add("os", rows, rows["event"].to_numpy(), rows["event"].to_numpy())
+    for name, (_, event) in TIMES.items():
+        rows = table[glioblastoma_survival(table, name)]
+        if len(rows):
+            add(name, rows, rows[event].to_numpy(), rows[event].to_numpy())
     add("site", table, np.full(len(table), np.nan), np.zeros(len(table)), pooled_only=True)
     drawn = pd.concat(parts, ignore_index=True)
     cutoffs = {name: endpoint.cutoff for name, endpoint in known.items()}

@@ -293,12 +293,13 @@ def _difference(panel: Axes, y: float, row: pd.Series, colour: str) -> None:
 
 
 def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.DataFrame:
-    """The paired AUC differences of one protocol.
+    """The paired AUC differences of one protocol, those of its primary test where the table says which that is.
 
     Raises:
         NothingToDrawError: the table has none.
     """
-    rows = comparison[comparison["metric"] == "auc_difference"]
+    rows = comparison[comparison["metric"].isin(["auc_difference", "auc_difference_corrected"])]
+    rows = rows[rows["role"] == "primary"] if "role" in rows else rows
     if "objective" in rows:
         rows = rows[rows["objective"] == "dro"]
     if "protocol" in rows and (rows["protocol"] == protocol).any():

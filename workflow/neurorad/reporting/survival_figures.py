@@ -49,6 +49,7 @@ def draw_survival(tables: Tables) -> Figure:
     """One panel a site: c-index of each method, base open and +DRO filled."""
     survival = tables.survival
     rows = survival[(survival["metric"] == "c_index") & (survival["protocol"] == PROTOCOL)]
+    rows = rows[rows["endpoint"] == "os"] if "endpoint" in rows else rows
     if rows.empty:
         raise NothingToDrawError("no IDH-wildtype glioblastoma with known survival")
     sites = sorted(rows["site"].unique())
@@ -166,6 +167,7 @@ def draw_risk_groups(tables: Tables) -> Figure:
     """Kaplan-Meier curves of high and low predicted risk: a row an encoder, a column a site."""
     curves = tables.curves
     curves = curves[curves["stratum"].isin(["risk high", "risk low"])]
+    curves = curves[curves["endpoint"] == "os"] if "endpoint" in curves else curves
     if curves.empty:
         raise NothingToDrawError("no site has enough deaths for risk groups")
     encoders, sites = order_encoders(curves["encoder"]), sorted(curves["site"].unique())
