@@ -6,7 +6,7 @@ import pytest
 from lifelines import CoxPHFitter
 from lifelines.statistics import proportional_hazard_test
 
-from neurorad.evaluation.metrics import bootstrap_counts
+from neurorad.evaluation.metrics import Z, bootstrap_counts
 from neurorad.evaluation.prognosis import GRID, HORIZONS, METRICS, MONTH, THRESHOLDS, horizon, prognosis_rows, time_grid
 from neurorad.evaluation.risk import OutOfFold
 from neurorad.evaluation.time_metrics import survival_at
@@ -64,13 +64,26 @@ def test_a_model_from_a_deadlier_time_predicts_too_many_deaths(planted):
     assert rows["calibration_slope"]["value"] == told(*planted)["calibration_slope"]["value"]
 
 
-def test_a_useless_model_gains_nothing(planted):
+@pytest.fixture(scope="module")
+def useless(planted) -> list[dict[str, dict]]:
+    """Rows of risks that know nothing, eight times."""
     _, days, event, strata = planted
-    rows = told(np.random.default_rng(4).normal(size=N), days, event, strata)
-    # Four standard errors of an AUC of so many deaths and survivors.
-    for name in ("c_index", "uno_c", "auc_12m", "auc_18m", "auc_24m"):
-        assert rows[name]["value"] == pytest.approx(0.5, abs=0.15)
-    assert rows["ibs_gain"]["value"] < 0
+    return [told(np.random.default_rng(seed).normal(size=N), days, event, strata) for seed in range(8)]
+
+
+@pytest.mark.parametrize("name", ["c_index", "uno_c", "auc_12m", "auc_18m", "auc_24m"])
+def test_a_useless_model_orders_nobody(useless, name):
+    """Expected is exactly one half, with the standard error that the interval itself claims."""
+    value = np.array([rows[name]["value"] for rows in useless])
+    error = np.array([rows[name]["ci_high"] - rows[name]["ci_low"] for rows in useless]) / (2 * Z)
+    assert (np.abs(value - 0.5) < 4 * error).all(), (value, error)
+    assert abs(value.mean() - 0.5) < 4 * error.mean() / np.sqrt(len(value))
+    # Neither are the intervals so wide that this holds for nothing: a Mann-Whitney statistic of as many dead as alive.
+    assert (error < 2.5 / np.sqrt(12 * N / 4)).all()
+
+
+def test_a_useless_model_gains_nothing(useless):
+    assert all(rows["ibs_gain"]["value"] < 0 for rows in useless)
 
 
 def test_acting_on_the_true_model_is_never_worse_than_on_all_or_nobody(planted):

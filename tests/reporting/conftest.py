@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +335,22 @@ def map_checks(rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def stress_rows(rng: np.random.Generator) -> pd.DataFrame:
+    """Drops that grow with severity and with every sequence that is missing."""
+    sequences = ("t1n", "t1c", "t2w", "t2f")
+    kept = ["+".join(some) for size in (3, 2, 1) for some in combinations(sequences, size)]
+    levels = [(kind, str(level), 0.04 * level) for kind in ("noise", "bias", "blur", "gamma") for level in (1, 2, 3)]
+    levels += [("missing", each, 0.05 * (3 - each.count("+"))) for each in kept]
+    rows = []
+    for encoder in ENCODERS:
+        for site in ("all", *SITES):
+            for endpoint in ("idh1", "mgmt"):
+                for shift, level, drop in levels:
+                    first = row(encoder, site, endpoint, "auc_drop", drop + rng.normal(0, 0.01), 0.05, 40, 15)
+                    rows.append({**first, "protocol": "combined", "shift": shift, "level": level})
+    return pd.DataFrame(rows)
+
+
 @cache
 def planted_once() -> Tables:
     rng = np.random.default_rng(0)
@@ -344,6 +361,7 @@ def planted_once() -> Tables:
         **evaluation_tables(rng),
         curves=survival_curves(rng),
         reliability=reliability_rows(np.random.default_rng(7)),
+        stress=stress_rows(np.random.default_rng(8)),
         coordinates=coordinates(rng),
         maps=maps,
         agreement=agreement,

@@ -350,6 +350,18 @@ def probe_flags(wildcards, input):
     return " ".join([source, *clinical, *robust, *combat, outside_flag(wildcards)])
 
 
+def survival_flags(wildcards):
+    changes = EVALUATION.get("time_varying", [])
+    return f"--time-varying {' '.join(changes)}" if changes else ""
+
+
+def stress_flags(wildcards):
+    """Of every encoder that looks at volumes, where the config asks for stress tests."""
+    block = EVALUATION["stress"]
+    severities = [f"--severities {' '.join(map(str, block['severities']))}"] if "severities" in block else []
+    return " ".join([f"--shifts {' '.join(block['shifts'])}", *severities])
+
+
 # Explanation
 
 
@@ -405,6 +417,11 @@ FILES = {
     "coordinates": expand("results/evaluation/invariance/{encoder}.coordinates.parquet", encoder=ENCODERS),
     "comparison": ["results/evaluation/comparison.parquet"] if len(PRETRAINING["objectives"]) > 1 else [],
     "clean": ["results/evaluation/clean.parquet"],
+    "stress": (
+        expand("results/evaluation/stress/{encoder}.parquet", encoder=[*ENCODERS, "random-s0"])
+        if "stress" in EVALUATION
+        else []
+    ),
     "reliability": ["results/evaluation/reliability.parquet"],
     "maps": expand(
         "results/explanation/{encoder}/{endpoint}/maps.npz", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]

@@ -24,6 +24,31 @@ rule embed:
         " 2> >(tee {log:q} >&2)"
 
 
+rule embed_shifted:
+    input:
+        encoder_source,
+        volumes="results/volumes/{cohort}/volumes.tsv",
+    output:
+        "results/embeddings/{encoder}/stress/{cohort}.parquet",
+    log:
+        "results/logs/embed_shifted/{encoder}/{cohort}.log",
+    benchmark:
+        "results/benchmarks/embed_shifted/{encoder}/{cohort}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    resources:
+        gpu=1,
+        mem_mb=3000,
+    params:
+        flags=encoder_flags,
+        stress=stress_flags,
+        seed=EVALUATION["seed"],
+        code=code_of("embedding.commands:run_embed_shifted"),
+    shell:
+        "neurorad embed-shifted {params.flags} {params.stress} --seed {params.seed} --volumes {input.volumes:q}"
+        " --out {output:q} --threads {threads} 2> >(tee {log:q} >&2)"
+
+
 rule ensemble:
     input:
         ensemble_members,

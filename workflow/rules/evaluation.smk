@@ -75,11 +75,12 @@ rule survival:
         seed=EVALUATION["seed"],
         bootstrap=EVALUATION["bootstrap"],
         outside=outside_flag,
+        flags=survival_flags,
         code=code_of("evaluation.commands:run_survival", resources=["endpoints.yaml"]),
     shell:
         "neurorad survival --encoder {wildcards.encoder} --embeddings {input.embeddings:q}"
         " --patients {input.patients:q} --folds {input.folds:q} --leakage {input.leakage:q} --seed {params.seed}"
-        " --bootstrap {params.bootstrap} {params.outside} --out {output.rows:q} --predictions {output.predictions:q}"
+        " --bootstrap {params.bootstrap} {params.outside} {params.flags} --out {output.rows:q} --predictions {output.predictions:q}"
         " --coefficients {output.coefficients:q} --curves {output.curves:q} 2> >(tee {log:q} >&2)"
 
 
@@ -108,6 +109,31 @@ rule invariance:
         " --patients {input.patients:q} --folds {input.folds:q}"
         " --leakage {input.leakage:q} --seed {params.seed} --bootstrap {params.bootstrap} {params.outside} --out {output.rows:q}"
         " --coordinates {output.coordinates:q} 2> >(tee {log:q} >&2)"
+
+
+rule stress:
+    input:
+        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+        stressed=expand("results/embeddings/{{encoder}}/stress/{cohort}.parquet", cohort=TEST),
+        coefficients="results/evaluation/probe/{encoder}.coefficients.parquet",
+        folds="results/evaluation/folds.parquet",
+        leakage="results/cohorts/leakage_audit.json",
+    output:
+        "results/evaluation/stress/{encoder}.parquet",
+    log:
+        "results/logs/stress/{encoder}.log",
+    benchmark:
+        "results/benchmarks/stress/{encoder}.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        seed=EVALUATION["seed"],
+        bootstrap=EVALUATION["bootstrap"],
+        code=code_of("evaluation.commands:run_stress", resources=["endpoints.yaml"]),
+    shell:
+        "neurorad stress --encoder {wildcards.encoder} --embeddings {input.embeddings:q} --stressed {input.stressed:q}"
+        " --coefficients {input.coefficients:q} --folds {input.folds:q} --leakage {input.leakage:q}"
+        " --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
 rule compare:

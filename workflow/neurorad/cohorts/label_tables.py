@@ -20,6 +20,7 @@ A dictionary is a document of `resources/labels/{release}.yaml`, one a table tha
         codes        the column's name in `code_sheet`; `values` then spells the codes' meanings
         number       [lowest, highest];  missing: spellings of no number;  written: pattern whose group 1 is the number;
                      times: factor to our unit
+        text         pattern of a free name, kept as written;  missing: spellings of none
         note         for the data dictionary
 """
 

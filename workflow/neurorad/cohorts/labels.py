@@ -13,11 +13,11 @@ import pandas as pd
 
 from neurorad.cohorts.inventory import pseudonym
 from neurorad.cohorts.label_tables import nearest, spellings
-from neurorad.endpoints import CUTOFFS, endpoints
+from neurorad.endpoints import CUTOFFS, TIMES, endpoints
 from neurorad.problems import InputError
 
 MARKERS = tuple(name for name, endpoint in endpoints().items() if endpoint.kind == "binary")
-TEXT = ("sex", "diagnosis", "resection", "vendor", "left_open")
+TEXT = ("sex", "diagnosis", "resection", "vendor", "protocol", "left_open")
 EXAM_COLUMNS = (
     *("patient", "scan", "age", "sex", "grade", "diagnosis"),
     *MARKERS,
@@ -26,10 +26,15 @@ EXAM_COLUMNS = (
         "tp53_percent",
         "os_days",
         "event",
+        "pfs_days",
+        "progressed",
+        "radiotherapy_days",
+        "chemotherapy_days",
         "kps",
         "resection",
         "vendor",
         "field_strength",
+        "protocol",
         "left_open",
         "cohort",
     ),
@@ -52,8 +57,7 @@ DECISIONS: dict[str, dict[str, int | None]] = {
 """Decision -> choice -> value. The first choice is the safe one: what was not settled is not known."""
 
 SAFE: dict[str, Any] = {name: next(iter(choices)) for name, choices in DECISIONS.items()} | {
-    "ki67_cutoff": endpoints()["ki67"].cutoff,
-    "tp53_cutoff": 10,
+    key: endpoints()[name].cutoff for key, name in CUTOFFS.items()
 }
 """Every decision's default. The cut-offs are per cent of positive nuclei, and what is at or above them is positive:
 `ki67_cutoff` divides the patients of the probe's classification (10; the regression knows no cut-off); `tp53_cutoff`
@@ -280,10 +284,11 @@ def _exam(
     hints = [(reading.column, reading.problem) for reading in readings.values() if reading.problem]
     hints += _contradictions(cells, readings, rules)
     used = [(reading.decision, name, cells[reading.column]) for name, reading in readings.items() if reading.decision]
-    if (event := readings.get("event")) and event.value is None and values["os_days"] is not None:
-        values["os_days"] = None
-        if not event.decision and not event.problem:
-            hints.append((event.column, f"says no event beside a survival time in {readings['os_days'].column!r}"))
+    for days, ended in TIMES.values():
+        if (event := readings.get(ended)) and event.value is None and values[days] is not None:
+            values[days] = None
+            if not event.decision and not event.problem:
+                hints.append((event.column, f"says no event beside a time in {readings[days].column!r}"))
     values["left_open"] = " ".join(name for _, name, _ in used if values[name] is None) or None
     if values["ki67"] is not None:
         used.append(("ki67_cutoff", "ki67", SIDES[values["ki67"] < chosen["ki67_cutoff"]]))
@@ -298,6 +303,10 @@ def _read(cells: dict[str, str], names: list[str], rule: dict[str, Any], chosen:
         return _number(cells, names, rule)
     (name,) = names
     text = cells[name]
+    if "text" in rule:
+        if text in rule["missing"] or re.fullmatch(rule["text"], text, re.ASCII):
+            return Reading(None if text in rule["missing"] else text, "", name)
+        return Reading(None, "is no plain name (letters, digits, spaces, dots, dashes; at most 40)", name)
     if text in rule.get("decided", {}):
         decision = rule["decided"][text]
         return Reading(DECISIONS[decision][chosen[decision]], "", name, decision)
@@ -359,7 +368,7 @@ def _typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for name in EXAM_COLUMNS:
         if name in ("patient", "scan", "cohort", *TEXT):
             table[name] = table[name].astype("string")
-        elif name in (*MARKERS, "event", "grade"):
+        elif name in (*MARKERS, "event", "progressed", "grade"):
             table[name] = table[name].astype("Int64")
         else:
             numbers = table[name].astype("Float64")

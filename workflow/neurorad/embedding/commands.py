@@ -1,4 +1,4 @@
-"""`neurorad embed`, `ensemble`, `export`, `finetune`, `rivals`."""
+"""`neurorad embed`, `embed-shifted`, `ensemble`, `export`, `finetune`, `rivals`."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ ENCODERS = Path("results/encoders")
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
     _add_embed(verbs)
+    _add_embed_shifted(verbs)
     joined = verbs.add_parser(
         "ensemble",
         help="join the embeddings of several encoders into one, rows scaled to length 1",
@@ -114,9 +115,38 @@ def _add_embed(verbs: argparse._SubParsersAction) -> None:
     verb.set_defaults(run=run_embed)
 
 
+def _add_embed_shifted(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser(
+        "embed-shifted",
+        help="embed the volumes of a cohort as other scanners would have made them, for the stress tests",
+        description="Every volume under noise, bias field, blur and gamma at severities 1, 2, 3, and with every subset of\n"
+        "its sequences, z-scored again and embedded: one row a scan and shift.",
+        epilog="example: neurorad embed-shifted --encoder results/encoders/byol-dro-s0\n"
+        "         --volumes results/volumes/ucsf-pdgm/volumes.tsv --shifts noise missing --severities 2\n"
+        "         --out results/embeddings/byol-dro-s0/stress/ucsf-pdgm.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = verb.add_mutually_exclusive_group(required=True)
+    source.add_argument("--encoder", metavar="FOLDER", help="folder of an encoder, or its name in results/encoders")
+    source.add_argument("--random", type=int, metavar="SEED", help="untrained weights of this seed; needs --like")
+    verb.add_argument("--like", metavar="FOLDER", help="encoder whose architecture --random takes")
+    verb.add_argument("--volumes", required=True, type=Path, metavar="TSV", help="volumes.tsv of a cohort")
+    kinds = ["noise", "bias", "blur", "gamma", "missing"]
+    verb.add_argument("--shifts", nargs="+", default=kinds, metavar="KIND", help=f"{', '.join(kinds)} [all]")
+    verb.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="1, 2, 3 [all]")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of noise and bias fields [0]")
+    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
+    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    verb.set_defaults(run=run_embed_shifted)
+
+
+TOGETHER = "--random and --like belong together: a seed, and the encoder whose architecture is taken"
+
+
 def run_embed(args: argparse.Namespace) -> None:
     if (args.random is None) != (args.like is None):
-        raise InputError("--random and --like belong together: a seed, and the encoder whose architecture is taken")
+        raise InputError(TOGETHER)
     if (args.rival is None) != (args.settings is None):
         raise InputError("--rival and --settings belong together: a name, and its block in the config")
     if (args.volumes is None) == (not args.folders):
@@ -171,13 +201,11 @@ def encoder_folder(name: str) -> Path:
     raise InputError(f"{name}: neither a folder nor an encoder in {ENCODERS} ({', '.join(known) or 'which has none'})")
 
 
-def _embed_volumes(args: argparse.Namespace) -> None:
+def _loaded(args: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
+    """Encoder, its card, and the device."""
     import torch
 
-    from neurorad.embedding.embed import embed
-    from neurorad.embedding.scans import read_usable
     from neurorad.encoder import architecture_of, choose_device, initialised, load_card, load_encoder
-    from neurorad.files import write_table
 
     torch.set_num_threads(args.threads)
     # What torch.use_deterministic_algorithms(True) sets, without its import of the compiler (1.5 s).
@@ -187,8 +215,29 @@ def _embed_volumes(args: argparse.Namespace) -> None:
     else:
         card = load_card(encoder_folder(args.like))
         encoder = initialised(architecture_of(card), args.random)
+    return encoder, card, choose_device(args.device)
+
+
+def _embed_volumes(args: argparse.Namespace) -> None:
+    from neurorad.embedding.embed import embed
+    from neurorad.embedding.scans import read_usable
+    from neurorad.files import write_table
+
+    encoder, card, device = _loaded(args)
+    write_table(args.out, embed(encoder, read_usable(args.volumes), card["preprocessing"], device))
+
+
+def run_embed_shifted(args: argparse.Namespace) -> None:
+    from neurorad.embedding.scans import read_usable
+    from neurorad.embedding.stress import embed_shifted, shifts
+    from neurorad.files import write_table
+
+    if (args.random is None) != (args.like is None):
+        raise InputError(TOGETHER)
+    wanted = list(shifts(args.shifts, args.severities))
+    encoder, card, device = _loaded(args)
     table = read_usable(args.volumes)
-    write_table(args.out, embed(encoder, table, card["preprocessing"], choose_device(args.device)))
+    write_table(args.out, embed_shifted(encoder, table, card["preprocessing"], device, wanted, args.seed))
 
 
 def _embed_rival(args: argparse.Namespace) -> None:

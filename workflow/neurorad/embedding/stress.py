@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
-from neurorad.embedding.embed import load_checked, with_identity
+from neurorad.embedding.scans import load_checked, with_identity
 from neurorad.encoder import Encoder
 from neurorad.problems import InputError
 from neurorad.seeds import generator
@@ -45,7 +45,7 @@ def shifts(kinds: Sequence[str], severities: Sequence[int]) -> Iterator[tuple[st
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise InputError(f"--stress: unknown shift {kind!r}; known: {', '.join(KINDS)}")
+            raise InputError(f"--shifts: unknown shift {kind!r}; known: {', '.join(KINDS)}")
     for severity in severities:
         if severity not in (1, 2, 3):
             raise InputError(f"--severities {severity}: must be 1, 2 or 3")
@@ -75,7 +75,9 @@ def shifted(volume: np.ndarray, kind: str, level: str, spacing: float, random: n
             continue
         found[channel, brain] = image[brain]
         if kind != MISSING:
-            found[channel, brain] = standardised(_changed(image, brain, kind, LEVELS[kind][int(level) - 1], spacing, random))
+            found[channel, brain] = standardised(
+                _changed(image, brain, kind, LEVELS[kind][int(level) - 1], spacing, random)
+            )
     return found
 
 
@@ -94,7 +96,9 @@ def _changed(
     light = inside - inside.min()
     if kind == "gamma":
         return (light / max(light.max(), 1e-12)) ** level
-    places = np.stack([axis[brain] for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in brain.shape), indexing="ij")])
+    places = np.stack(
+        [axis[brain] for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in brain.shape), indexing="ij")]
+    )
     # Linear and quadratic terms: the smoothness of a coil's sensitivity.
     terms = np.concatenate([places, places**2, places[[0, 0, 1]] * places[[1, 2, 2]]])
     field = random.normal(size=len(terms)) @ terms
@@ -116,7 +120,7 @@ def embed_shifted(
     Noise and fields depend on scan, shift and seed alone, so that every encoder sees the same.
 
     Args:
-        table: rows of `embed.read_usable`. contract: `preprocessing` of the encoder's card. wanted: of `shifts`.
+        table: rows of `scans.read_usable`. contract: `preprocessing` of the encoder's card. wanted: of `shifts`.
     """
     encoder = encoder.to(device).eval()
     spacing = float(contract["spacing"])

@@ -1,193 +1,194 @@
-"""`neurorad folds`, `probe`, `survival`, `invariance`, `compare`, `clean`, `reliability`."""
+"""`neurorad folds`, `probe`, `survival`, `invariance`, `stress`, `compare`, `clean`, `reliability`."""
 
 import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+TABLES, NUMBER = {"nargs": "+", "type": Path, "metavar": "PARQUET"}, {"type": int, "metavar": "N"}
+FLAGS: dict[str, dict[str, Any]] = {
+    "encoder": {"metavar": "NAME", "help": "such as byol-dro-s0, random-s0 or clinical"},
+    "embeddings": {**TABLES, "help": "one a test cohort"},
+    "patients": {"nargs": "+", "type": Path, "metavar": "TSV", "help": "of the test cohorts"},
+    "volumes": {"nargs": "+", "type": Path, "metavar": "TSV", "help": "of the same cohorts"},
+    "test-patients": {"type": Path, "metavar": "TSV", "help": "made by the leakage audit"},
+    "folds": {"type": Path, "metavar": "PARQUET", "help": "made by `neurorad folds`"},
+    "leakage": {"type": Path, "metavar": "JSON", "help": "leakage_audit.json, for the stamp"},
+    "out": {"type": Path, "metavar": "PARQUET", "help": "tidy rows"},
+    "predictions": {"type": Path, "metavar": "PARQUET", "help": "out-of-fold scores or risks, to be written"},
+    "coefficients": {"type": Path, "metavar": "PARQUET", "help": "each model as one linear layer"},
+    "curves": {"type": Path, "metavar": "PARQUET", "help": "Kaplan-Meier curves"},
+    "coordinates": {"type": Path, "metavar": "PARQUET", "help": "t-SNE, one row a patient"},
+    "stressed": {**TABLES, "help": "made by `neurorad embed-shifted`, one a test cohort"},
+    "clinical": {**TABLES, "help": "age and sex, one a test cohort"},
+}
+"""What a flag is, whichever verb has it."""
+JUDGED = ("folds", "leakage", "out")
+ELSEWHERE = {"pretrained-elsewhere": {"action": "store_true", "help": "stamp: the encoder may know test patients"}}
+CHANGES = {"nargs": "+", "default": [], "metavar": "CHANGE", "choices": ["progression", "radiotherapy", "chemotherapy"]}
+CHANGES |= {"help": "covariates of a time-varying Cox model: progression, radiotherapy, chemotherapy"}
+RANDOM = {
+    "seed": {**NUMBER, "default": 0, "help": "[0]"},
+    "bootstrap": {"type": int, "metavar": "B", "default": 500, "help": "patient bootstrap samples [500]"},
+}
+
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
-    _add_folds(verbs)
-    _add_probe(verbs)
-    _add_survival(verbs)
-    _add_invariance(verbs)
-    _add_compare(verbs)
-    _add_clean(verbs)
-    _add_reliability(verbs)
-
-
-def _add(verbs: argparse._SubParsersAction, name: str, text: str, description: str, example: str) -> Any:
-    return verbs.add_parser(
-        name,
-        help=text,
-        description=description,
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_folds(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    _add(
         verbs,
         "folds",
+        run_folds,
         "draw the evaluation folds once, for every encoder",
         "One scan a patient (the earliest session with a usable volume), then repeated stratified folds of every\n"
-        "endpoint: within each site, all sites combined, and leave-one-site-out; overall survival too.",
+        "endpoint: within each site, all sites combined, and leave-one-site-out; survival and progression too.",
         "neurorad folds --patients results/cohorts/*/patients.tsv --volumes results/volumes/*/volumes.tsv\n"
         "         --out results/evaluation/folds.parquet",
+        ("patients", "volumes", "out"),
+        {
+            "folds": {"type": int, "default": 5, "metavar": "K", "help": "folds a repeat [5]"},
+            "repeats": {"type": int, "default": 3, "metavar": "R", "help": "repeats with new folds [3]"},
+            "seed": RANDOM["seed"],
+            "decisions": {"default": "{}", "metavar": "JSON", "help": 'cut-offs: {"ki67_cutoff": 20} [{}]'},
+            "counts": {"type": Path, "metavar": "TSV", "help": "patients evaluated, unlabelled, labelled by endpoint"},
+        },
     )
-    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
-    verb.add_argument("--volumes", required=True, nargs="+", type=Path, metavar="TSV", help="of the same cohorts")
-    verb.add_argument("--folds", type=int, default=5, metavar="K", help="folds a repeat [5]")
-    verb.add_argument("--repeats", type=int, default=3, metavar="R", help="repeats with new folds [3]")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
-    verb.add_argument("--decisions", default="{}", metavar="JSON", help='cut-offs: {"ki67_cutoff": 20} [{}]')
-    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    verb.add_argument("--counts", type=Path, metavar="TSV", help="patients evaluated, unlabelled, labelled by endpoint")
-    verb.set_defaults(run=run_folds)
-
-
-def _add_evaluation_flags(verb: argparse.ArgumentParser, scores: bool = False) -> None:
-    verb.add_argument("--encoder", required=True, metavar="NAME", help="such as byol-dro-s0, random-s0 or clinical")
-    source = verb.add_mutually_exclusive_group(required=True)
-    source.add_argument("--embeddings", nargs="+", type=Path, metavar="PARQUET", help="one a test cohort")
-    if scores:
-        source.add_argument("--scores", nargs="+", type=Path, metavar="PARQUET", help="made by `neurorad finetune`")
-    verb.add_argument("--pretrained-elsewhere", action="store_true", help="stamp: the encoder may know test patients")
-    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET", help="tidy rows")
-    _add_common_flags(verb)
-
-
-def _add_common_flags(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--folds", required=True, type=Path, metavar="PARQUET", help="made by `neurorad folds`")
-    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
-    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
-
-
-def _add_probe(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    probed = _add(
         verbs,
         "probe",
+        run_probe,
         "linear probes of one encoder, every endpoint and protocol",
         "Standardisation, PCA, penalty and threshold are learned inside the training folds. AUC has a DeLong interval,\n"
         "the other metrics a patient bootstrap. What cannot be estimated is a row that says why. With --clinical, what\n"
         "the image adds to age and sex; with --robust, the same probe under Group-DRO over class x site.",
         "neurorad probe --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
         "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
-        "         --out results/evaluation/probe/byol-dro-s0.parquet\n"
-        "         --predictions results/evaluation/probe/byol-dro-s0.predictions.parquet\n"
-        "         --coefficients results/evaluation/probe/byol-dro-s0.coefficients.parquet",
+        "         --out rows.parquet --predictions predictions.parquet --coefficients layers.parquet",
+        ("encoder", *JUDGED, "predictions", "coefficients"),
+        {
+            **RANDOM,
+            **ELSEWHERE,
+            "clinical": FLAGS["clinical"],
+            "robust": {"action": "store_true", "help": "the probe under Group-DRO over class x site as well"},
+            "combat": {"action": "store_true", "help": "harmonise sites by ComBat of the training folds first"},
+        },
     )
-    _add_evaluation_flags(verb, scores=True)
-    verb.add_argument("--predictions", required=True, type=Path, metavar="PARQUET", help="out-of-fold scores")
-    verb.add_argument(
-        "--coefficients", required=True, type=Path, metavar="PARQUET", help="one linear layer an endpoint"
-    )
-    verb.add_argument("--clinical", nargs="+", type=Path, metavar="PARQUET", help="age and sex, one a test cohort")
-    verb.add_argument("--robust", action="store_true", help="the probe under Group-DRO over class x site as well")
-    verb.add_argument("--combat", action="store_true", help="harmonise sites by ComBat of the training folds first")
-    verb.set_defaults(run=run_probe)
-
-
-def _add_survival(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    source = probed.add_mutually_exclusive_group(required=True)
+    source.add_argument("--embeddings", **FLAGS["embeddings"])
+    source.add_argument("--scores", **TABLES, help="made by `neurorad finetune`")
+    _add(
         verbs,
         "survival",
-        "overall survival from one encoder: c-index, hazard ratios, Kaplan-Meier curves",
+        run_survival,
+        "survival and progression from one encoder: c-index, hazard ratios, Kaplan-Meier curves",
         "IDH-wildtype glioblastoma only. PCA (components <= events / 10) and ridge Cox inside the training folds; risk is\n"
-        "out of fold and its groups are cut at the training median.",
+        "out of fold and its groups are cut at the training median. With --time-varying, what happened on the way beside it.",
         "neurorad survival --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
         "         --patients results/cohorts/*/patients.tsv --folds results/evaluation/folds.parquet\n"
-        "         --leakage results/cohorts/leakage_audit.json --out results/evaluation/survival/byol-dro-s0.parquet\n"
-        "         --predictions results/evaluation/survival/byol-dro-s0.predictions.parquet\n"
-        "         --coefficients results/evaluation/survival/byol-dro-s0.coefficients.parquet\n"
-        "         --curves results/evaluation/survival/byol-dro-s0.curves.parquet",
+        "         --leakage results/cohorts/leakage_audit.json --out rows.parquet\n"
+        "         --predictions predictions.parquet --coefficients layers.parquet --curves curves.parquet",
+        ("encoder", "embeddings", "patients", *JUDGED, "predictions", "coefficients", "curves"),
+        {
+            **RANDOM,
+            **ELSEWHERE,
+            "time-varying": CHANGES,
+        },
     )
-    _add_evaluation_flags(verb)
-    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
-    verb.add_argument("--predictions", required=True, type=Path, metavar="PARQUET", help="out-of-fold risk")
-    verb.add_argument(
-        "--coefficients", required=True, type=Path, metavar="PARQUET", help="log risk as one linear layer"
-    )
-    verb.add_argument("--curves", required=True, type=Path, metavar="PARQUET", help="Kaplan-Meier curves")
-    verb.set_defaults(run=run_survival)
-
-
-def _add_invariance(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    _add(
         verbs,
         "invariance",
+        run_invariance,
         "how much of the site one encoder remembers",
         "Silhouette by site, site probe with a permutation null, same-site neighbours, MMD, robustness index, also within\n"
-        "glioblastoma alone and by scanner vendor and field strength; beside them effective rank and spread, as a\n"
-        "collapsed encoder would look invariant. t-SNE coordinates for the figure.",
+        "glioblastoma alone and by scanner vendor, field strength and protocol; beside them effective rank and spread, as\n"
+        "a collapsed encoder would look invariant. t-SNE coordinates for the figure.",
         "neurorad invariance --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
-        "         --patients results/cohorts/*/patients.tsv --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
-        "         --out results/evaluation/invariance/byol-dro-s0.parquet\n"
-        "         --coordinates results/evaluation/invariance/byol-dro-s0.coordinates.parquet",
+        "         --patients results/cohorts/*/patients.tsv --folds results/evaluation/folds.parquet\n"
+        "         --leakage results/cohorts/leakage_audit.json --out rows.parquet --coordinates coordinates.parquet",
+        ("encoder", "embeddings", "patients", *JUDGED, "coordinates"),
+        {**RANDOM, **ELSEWHERE},
     )
-    _add_evaluation_flags(verb)
-    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
-    verb.add_argument("--coordinates", required=True, type=Path, metavar="PARQUET", help="t-SNE, one row a patient")
-    verb.set_defaults(run=run_invariance)
-
-
-def _add_compare(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    _add(
+        verbs,
+        "stress",
+        run_stress,
+        "what is left of one encoder's probes when the volumes change",
+        "The probes of the clean training folds, on the patients they never saw, embedded from shifted volumes (noise,\n"
+        "bias field, blur, gamma, missing sequences): how far AUC and balanced accuracy drop, over all and at each site.",
+        "neurorad stress --encoder byol-dro-s0 --embeddings results/embeddings/byol-dro-s0/*.parquet\n"
+        "         --stressed results/embeddings/byol-dro-s0/stress/*.parquet\n"
+        "         --coefficients results/evaluation/probe/byol-dro-s0.coefficients.parquet\n"
+        "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
+        "         --out results/evaluation/stress/byol-dro-s0.parquet",
+        ("encoder", "embeddings", "stressed", "coefficients", *JUDGED),
+        {**RANDOM, **ELSEWHERE},
+    )
+    _add(
         verbs,
         "compare",
+        run_compare,
         "+DRO against its base: paired differences with intervals and Holm-adjusted p",
-        "AUC: paired DeLong and patient bootstrap, and the paper's own rule (Shapiro-Wilk, then paired t or Wilcoxon)\n"
-        "as labelled rows. c-index: patient bootstrap. Give predictions of probe and survival together.",
+        "The primary test is Nadeau and Bengio's corrected t over folds, paired DeLong at a site never trained on; patient\n"
+        "bootstrap and the paper's own rule (Shapiro-Wilk, then paired t or Wilcoxon) stand beside it as descriptive rows.\n"
+        "Give predictions of probe and survival together.",
         "neurorad compare --predictions results/evaluation/{probe,survival}/*.predictions.parquet\n"
         "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/comparison.parquet",
+        JUDGED,
+        {**RANDOM, "predictions": {**TABLES, "required": True}},
     )
-    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET")
-    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    _add_common_flags(verb)
-    verb.set_defaults(run=run_compare)
-
-
-def _add_clean(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    _add(
         verbs,
         "clean",
+        run_clean,
         "AUC, balanced accuracy and c-index of all test patients and of the provably clean ones",
         "Counts the same out-of-fold scores again on the patients of whom the leakage audit proved that no encoder was\n"
         "pretrained on them. Give predictions of probe and survival together.",
         "neurorad clean --predictions results/evaluation/{probe,survival}/*.predictions.parquet\n"
         "         --test-patients results/cohorts/test_patients.tsv --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/clean.parquet",
+        ("test-patients", "leakage", "out"),
+        {**RANDOM, "predictions": {**TABLES, "required": True}},
     )
-    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET")
-    verb.add_argument("--test-patients", required=True, type=Path, metavar="TSV", help="made by the leakage audit")
-    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
-    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
-    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    verb.set_defaults(run=run_clean)
-
-
-def _add_reliability(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(
+    _add(
         verbs,
         "reliability",
+        run_reliability,
         "may a probe be acted on, and for whom: calibration, utility, conformal sets, subgroups",
         "Decision and calibration curves, conformal sets by class with their coverage at each site, the reject option,\n"
         "and subgroups by sex, age, grade, site, vendor and field strength; fewer than 10 patients are suppressed.",
         "neurorad reliability --predictions results/evaluation/probe/*.predictions.parquet\n"
         "         --patients results/cohorts/*/patients.tsv --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/reliability.parquet",
+        ("patients", "leakage", "out"),
+        {**RANDOM, "predictions": {**TABLES, "required": True}},
     )
-    verb.add_argument("--predictions", required=True, nargs="+", type=Path, metavar="PARQUET", help="of the probes")
-    verb.add_argument("--patients", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
-    verb.add_argument("--leakage", required=True, type=Path, metavar="JSON", help="leakage_audit.json, for the stamp")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
-    verb.add_argument("--bootstrap", type=int, default=500, metavar="B", help="patient bootstrap samples [500]")
-    verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    verb.set_defaults(run=run_reliability)
+
+
+def _add(
+    verbs: argparse._SubParsersAction,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    description: str,
+    example: str,
+    required: Iterable[str],
+    others: dict[str, dict[str, Any]],
+) -> argparse.ArgumentParser:
+    """A verb with the `required` ones of `FLAGS`, and others of its own."""
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for flag in required:
+        verb.add_argument(f"--{flag}", required=True, **FLAGS[flag])
+    for flag, options in others.items():
+        verb.add_argument(f"--{flag}", **options)
+    verb.set_defaults(run=run)
+    return verb
 
 
 def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
@@ -257,12 +258,12 @@ def _stamp(path: Path) -> str:
     return str(audit["stamp"])
 
 
-ELSEWHERE = "LEAKAGE NOT EXCLUDED: {} was pretrained outside this study, on data that may hold test patients"
+OUTSIDE = "LEAKAGE NOT EXCLUDED: {} was pretrained outside this study, on data that may hold test patients"
 
 
 def _stamp_of(args: argparse.Namespace) -> str:
     stamp = _stamp(args.leakage)
-    return "; ".join(filter(None, [stamp, ELSEWHERE.format(args.encoder)])) if args.pretrained_elsewhere else stamp
+    return "; ".join(filter(None, [stamp, OUTSIDE.format(args.encoder)])) if args.pretrained_elsewhere else stamp
 
 
 def _check_replicates(number: int) -> None:
@@ -289,112 +290,117 @@ def run_folds(args: argparse.Namespace) -> None:
     write_table(args.out, drawn)
 
 
+def _judged(args: argparse.Namespace) -> tuple[str, Any, Any]:
+    """Stamp, folds and embeddings: what every verb of one encoder begins with."""
+    _check_replicates(args.bootstrap)
+    return _stamp_of(args), _read_folds(args.folds), _read_embeddings(args.embeddings, args.encoder)
+
+
+def _known(folds: Any) -> Any:
+    from neurorad.endpoints import endpoints
+    from neurorad.evaluation.folds import endpoints_of
+
+    return endpoints_of(folds, endpoints())
+
+
+def _write(
+    path: Path, rows: Any, stamp: str, encoder: str | None = None, columns: dict[str, Any] | None = None
+) -> None:
+    """Tidy rows; `columns` are there even where no row has them."""
+    from neurorad.evaluation.tidy import tidy
+    from neurorad.files import write_table
+
+    table = tidy(rows, stamp, encoder)
+    write_table(path, table.assign(**{name: value for name, value in (columns or {}).items() if name not in table}))
+
+
 def run_probe(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from neurorad.endpoints import endpoints
-    from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.probe import probe
-    from neurorad.evaluation.tidy import tidy
     from neurorad.evaluation.tuned import NEEDED, judge
     from neurorad.files import write_table
 
-    _check_replicates(args.bootstrap)
-    stamp, folds = _stamp_of(args), _read_folds(args.folds)
-    known = endpoints_of(folds, endpoints())
     if args.scores:
+        _check_replicates(args.bootstrap)
+        stamp, folds = _stamp_of(args), _read_folds(args.folds)
         scores = pd.concat(_read(args.scores, "--scores", NEEDED), ignore_index=True)
-        rows, predictions = judge(scores, folds, known, args.encoder, args.seed, args.bootstrap)
+        rows, predictions = judge(scores, folds, _known(folds), args.encoder, args.seed, args.bootstrap)
         coefficients = pd.DataFrame(columns=["endpoint", "site", "intercept"])
     else:
-        embeddings = _read_embeddings(args.embeddings, args.encoder)
+        stamp, folds, embeddings = _judged(args)
         clinical = _read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
         rows, predictions, coefficients = probe(
-            embeddings, folds, known, args.seed, args.bootstrap, clinical, args.robust, args.combat
+            embeddings, folds, _known(folds), args.seed, args.bootstrap, clinical, args.robust, args.combat
         )
     write_table(args.predictions, predictions)
     write_table(args.coefficients, coefficients)
-    write_table(args.out, tidy(rows, stamp, args.encoder))
+    _write(args.out, rows, stamp, args.encoder)
 
 
 def run_survival(args: argparse.Namespace) -> None:
-    from neurorad.endpoints import endpoints
-    from neurorad.evaluation.folds import endpoints_of
     from neurorad.evaluation.survival import survival
-    from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
 
-    _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = (
-        _stamp_of(args),
-        _read_folds(args.folds),
-        _read_embeddings(args.embeddings, args.encoder),
-    )
+    stamp, folds, embeddings = _judged(args)
     patients = _read_patients(args.patients)
     rows, predictions, curves, coefficients = survival(
-        embeddings, folds, patients, endpoints_of(folds, endpoints()), args.seed, args.bootstrap
+        embeddings, folds, patients, _known(folds), args.seed, args.bootstrap, args.time_varying
     )
     write_table(args.predictions, predictions)
     write_table(args.curves, curves)
     write_table(args.coefficients, coefficients)
-    write_table(args.out, tidy(rows, stamp, args.encoder))
+    _write(args.out, rows, stamp, args.encoder)
 
 
 def run_invariance(args: argparse.Namespace) -> None:
     from neurorad.evaluation.invariance import invariance
-    from neurorad.evaluation.tidy import tidy
     from neurorad.files import write_table
 
-    _check_replicates(args.bootstrap)
-    stamp, folds, embeddings = (
-        _stamp_of(args),
-        _read_folds(args.folds),
-        _read_embeddings(args.embeddings, args.encoder),
-    )
+    stamp, folds, embeddings = _judged(args)
     rows, places = invariance(embeddings, folds, _read_patients(args.patients), args.seed, args.bootstrap)
     write_table(args.coordinates, places)
-    write_table(args.out, tidy(rows, stamp, args.encoder))
+    _write(args.out, rows, stamp, args.encoder)
+
+
+def run_stress(args: argparse.Namespace) -> None:
+    from neurorad.evaluation.stress import EXTRA, by_shift, stress_rows
+
+    stamp, folds, embeddings = _judged(args)
+    stressed = _read(args.stressed, "--stressed", ("cohort", "scan", "patient", "shift", "level"))
+    (coefficients,) = _read([args.coefficients], "--coefficients", ("endpoint", "site", "intercept"))
+    shifted = by_shift(stressed, args.encoder)
+    rows = stress_rows(embeddings, shifted, coefficients, folds, _known(folds), args.seed, args.bootstrap)
+    _write(args.out, rows, stamp, args.encoder, EXTRA)
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    from neurorad.endpoints import endpoints
     from neurorad.evaluation.comparison import compare
-    from neurorad.evaluation.folds import endpoints_of
-    from neurorad.evaluation.tidy import tidy
-    from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
     stamp, folds = _stamp(args.leakage), _read_folds(args.folds)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
     predictions = _read(args.predictions, "--predictions", needed)
-    known = endpoints_of(folds, endpoints())
-    write_table(args.out, tidy(compare(predictions, folds, known, args.seed, args.bootstrap), stamp))
+    _write(args.out, compare(predictions, folds, _known(folds), args.seed, args.bootstrap), stamp)
 
 
 def run_clean(args: argparse.Namespace) -> None:
     from neurorad.evaluation.clean import clean_rows
-    from neurorad.evaluation.tidy import tidy
-    from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
     stamp = _stamp(args.leakage)
     predictions = _read(args.predictions, "--predictions", ("encoder", "endpoint", "protocol", "site", "patient"))
     (test_patients,) = _read([args.test_patients], "--test-patients", ("cohort", "patient", "status"))
-    table = tidy(clean_rows(predictions, test_patients, args.seed, args.bootstrap), stamp)
-    # Without a row there is no column of the rows' own either.
-    write_table(args.out, table if len(table) else table.assign(patients=""))
+    rows = clean_rows(predictions, test_patients, args.seed, args.bootstrap)
+    _write(args.out, rows, stamp, columns={"patients": ""})
 
 
 def run_reliability(args: argparse.Namespace) -> None:
     from neurorad.evaluation.reliability import EXTRA, reliability
-    from neurorad.evaluation.tidy import tidy
-    from neurorad.files import write_table
 
     _check_replicates(args.bootstrap)
     stamp, patients = _stamp(args.leakage), _read_patients(args.patients)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label", "score", "margin")
     needed += ("probability", "p_negative", "p_positive")
     predictions = _read(args.predictions, "--predictions", needed)
-    rows = tidy(reliability(predictions, patients, args.seed, args.bootstrap), stamp)
-    # Where no probe could be fitted there is no row, but the table has its columns.
-    write_table(args.out, rows.assign(**{name: value for name, value in EXTRA.items() if name not in rows}))
+    _write(args.out, reliability(predictions, patients, args.seed, args.bootstrap), stamp, columns=EXTRA)

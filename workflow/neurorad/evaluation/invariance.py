@@ -156,9 +156,8 @@ def invariance(
     """Tidy rows and t-SNE coordinates of everybody in the folds.
 
     Rows of endpoint `site`: protocol `combined` (everybody) and `glioblastoma` (IDH-wildtype glioblastoma alone, so that
-    sites differing in diagnoses do not look like sites differing in scanners), and `after_combat`. Of endpoint `vendor` and
-    `field_strength`: the same numbers with the scanner's vendor or field strength in the place of the site, where
-    patients.tsv has them. Signs of collapse stand beside them, once.
+    sites differing in diagnoses do not look like sites differing in scanners), and `after_combat`. Of endpoint `vendor`,
+    `field_strength` and `protocol`: the same numbers with those in the place of the site, where patients.tsv has them. Signs of collapse stand beside them, once.
 
     Args:
         patients: of `folds.check_labels`.
@@ -198,8 +197,8 @@ def _strata(who: pd.DataFrame, status: pd.DataFrame) -> Iterator[tuple[str, str,
 
 COMBAT = "after_combat"
 """Protocol of embeddings that ComBat harmonised, fitted on everybody with the sites known: the least that could be left."""
-SCANNER = ("vendor", "field_strength")
-"""Columns of patients.tsv about the scanner."""
+SCANNER = ("vendor", "field_strength", "protocol")
+"""Columns of patients.tsv about the scanner and how it was used."""
 METRICS = (
     "silhouette",
     "same_site_neighbour_excess",

@@ -52,10 +52,10 @@ def reliability(
 
 
 def strata_of(patients: pd.DataFrame) -> pd.DataFrame:
-    """Columns cohort, patient, sex, age band, grade, vendor, field strength as text; None where unknown."""
+    """Columns cohort, patient, sex, age band, grade, vendor, acquisition (protocol), field strength as text; None where unknown."""
     found = patients[["cohort", "patient"]].copy()
-    for name in ("sex", "vendor"):
-        values = patients[name] if name in patients else pd.Series(None, index=patients.index, dtype=object)
+    for name, source in (("sex", "sex"), ("vendor", "vendor"), ("acquisition", "protocol")):
+        values = patients[source] if source in patients else pd.Series(None, index=patients.index, dtype=object)
         found[name] = values.astype(object).where(values.notna(), None)
     age, grade, strength = (
         pd.to_numeric(patients[name], errors="coerce").astype(float)
@@ -139,7 +139,7 @@ def _suppressed(metric: str, stratum: dict[str, Any]) -> dict[str, Any]:
 
 def subgroup_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, Any]]:
     variables = {"sex": "sex", "age band": "age band", "WHO grade": "WHO grade", "vendor": "vendor"}
-    variables |= {"field strength": "field strength", "site": "cohort"}
+    variables |= {"field strength": "field strength", "protocol": "acquisition", "site": "cohort"}
     for variable, column in variables.items():
         values = cell[column]
         names = sorted(values.dropna().unique())

@@ -59,7 +59,9 @@ def scores(cell: Cell, x: np.ndarray, layers: pd.DataFrame, columns: list[str]) 
     for repeat, fold_of in enumerate(assignments):
         for fold in np.unique(fold_of):
             if (repeat, fold) not in weights.index:
-                raise InputError(f"--coefficients: no layer of fold {fold}, repeat {repeat}; are they of these --folds?")
+                raise InputError(
+                    f"--coefficients: no layer of fold {fold}, repeat {repeat}; are they of these --folds?"
+                )
             layer, test = weights.loc[(repeat, fold)], fold_of == fold
             raw = x[test] @ layer[columns].to_numpy(float) + float(layer["intercept"])
             total[test] += np.clip(raw, layer["lowest"], layer["highest"])
@@ -140,7 +142,9 @@ def _score_rows(
             yield _row(name, e, join_notes(note, "clean minus shifted"), where)
 
 
-def _auc_drop(truth: np.ndarray, before: np.ndarray, after: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def _auc_drop(
+    truth: np.ndarray, before: np.ndarray, after: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     return metrics.auc(truth, before, weights) - metrics.auc(truth, after, weights)
 
 

@@ -69,6 +69,8 @@ def _endpoint_rows(study: Study, site: str) -> dict[str, Any]:
     known = study.plan.released[study.plan.released["cohort"] == site]
     rows = {}
     for name, endpoint in endpoints().items():
+        if name not in study.recipe["effects"]:
+            continue
         latent = study.recipe["effects"][name]["latent"]
         labels = binary(known[name], endpoint).dropna()
         if labels.empty:

@@ -32,6 +32,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "comparison": ("comparison.parquet", ("site", "endpoint", "metric", "value", "ci_low", "ci_high")),
     "clean": ("clean.parquet", ("encoder", "site", "endpoint", "metric", "patients", "value")),
     "reliability": ("reliability.parquet", ("encoder", "endpoint", "protocol", "metric", "value", "at", "stratum")),
+    "stress": ("stress results, one an encoder", ("encoder", "site", "endpoint", "metric", "shift", "level", "value")),
     "agreement": ("agreement.parquet of an explanation", ("encoder", "endpoint", "scan", "mass", "prior_mass")),
     "checks": ("checks.parquet of an explanation", ("encoder", "endpoint", "protocol", "metric", "value", "n")),
 }
@@ -62,6 +63,7 @@ class Tables:
     comparison: pd.DataFrame | None = None
     clean: pd.DataFrame | None = None
     reliability: pd.DataFrame | None = None
+    stress: pd.DataFrame | None = None
     agreement: pd.DataFrame | None = None
     checks: pd.DataFrame | None = None
     maps: list[dict[str, np.ndarray]] | None = None

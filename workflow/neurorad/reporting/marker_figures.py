@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMMON = ("mgmt", "idh1", "1p19q")
-UNCOMMON = ("egfr", "atrx", "tp53", "cdkn2ab", "tert", "ki67")
+UNCOMMON = ("egfr", "atrx", "tp53", "cdkn2ab", "tert", "ki67", "tp53_percent")
 PROTOCOL = "within_site"
 """Repeated cross-validation within each site, the protocol that the paper's figures seem to use."""
 

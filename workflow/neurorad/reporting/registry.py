@@ -17,6 +17,7 @@ from neurorad.reporting import (
     map_check_figures,
     marker_figures,
     site_figures,
+    stress_figures,
     survival_figures,
     training_figures,
 )
@@ -62,6 +63,7 @@ FIGURES: dict[str, Entry] = {
     "supp2_subgroups": Entry(
         calibration_figures.draw_subgroups, ("reliability",), "Subgroups and conformal sets", "beyond Figure 3"
     ),
+    "supp3_stress": Entry(stress_figures.draw_stress, ("stress",), "Shifted volumes", "beyond Figure 3"),
     "fig4a_survival": Entry(survival_figures.draw_survival, ("survival",), "Survival", "Figure 4A"),
     "fig4b_kaplan_meier": Entry(
         survival_figures.draw_risk_groups, ("curves",), "Risk groups", "Figure 4B", ("survival",)

@@ -121,7 +121,20 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
 
     def make(tables: Tables) -> pd.DataFrame:
         table = getattr(tables, name)
-        wanted = ("metric", "protocol", "endpoint", "site", "method", "objective", "seed", "encoder", "patients", "at")
+        wanted = (
+            "metric",
+            "protocol",
+            "endpoint",
+            "site",
+            "method",
+            "objective",
+            "seed",
+            "encoder",
+            "patients",
+            "at",
+            "shift",
+            "level",
+        )
         return table.sort_values([column for column in wanted if column in table], kind="stable", ignore_index=True)
 
     return make
@@ -144,6 +157,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "invariance": (_sorted("invariance"), ("invariance",)),
     "comparison": (_sorted("comparison"), ("comparison",)),
     "clean": (_sorted("clean"), ("clean",)),
+    "stress": (_sorted("stress"), ("stress",)),
     "map_checks": (_sorted("checks"), ("checks",)),
     "reliability": (reliability_table, ("reliability",)),
 }
