@@ -165,7 +165,7 @@ def _mapping(loader, node):
 Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
 RELEASES = sorted(path.stem for path in (RESOURCES / "labels").glob("*.yaml"))
 RULE_KEYS = {"column", "first_of", "optional", "values", "decided", "patterns", "codes"}
-RULE_KEYS |= {"number", "missing", "written", "times", "note"}
+RULE_KEYS |= {"number", "text", "missing", "written", "times", "note"}
 TABLE_KEYS = {"sheet", "code_sheet", "id", "aliases", "every_exam", "survival_from", "implies", "columns"}
 
 

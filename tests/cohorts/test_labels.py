@@ -123,6 +123,9 @@ def test_mu_glioma_post_says_what_its_own_dictionary_says(real, shared):
         assert set(expected) >= {0, 1}
     assert counts(exams["event"]) == (97, 106, 0)
     assert exams["os_days"].notna().sum() == (raw["Number of days from Diagnosis to death (Days)"] != "").sum() == 96
+    assert exams["progressed"].value_counts().to_dict() == {1: 152, 0: 51}
+    # Of 151 dates of a first progression, three lie before the diagnosis.
+    assert exams["pfs_days"].notna().sum() == 148 and exams["radiotherapy_days"].notna().sum() == 134
 
 
 def test_brats_survival(real):
@@ -252,7 +255,8 @@ def test_a_column_that_is_needed_is_asked_for(column):
 @pytest.mark.parametrize("release", ["generic", "cuimc"])
 def test_only_the_columns_marked_so_may_be_absent(release):
     raw, rules = table(release, own(kps="80", vendor="GE"))
-    optional = {"kps", "resection", "vendor", "field_strength", "tp53_percent"}
+    optional = {"kps", "resection", "vendor", "field_strength", "protocol", "tp53_percent"}
+    optional |= {"pfs_days", "progressed", "radiotherapy_days", "chemotherapy_days"}
     exams, problems, _ = harmonise(raw, rules, "own")
     assert problems == []
     assert exams.loc[0, ["kps", "vendor"]].tolist() == [80, "GE"]
@@ -323,6 +327,20 @@ def test_a_decision_changes_its_own_label_alone_and_is_counted(real, decision, n
         assert row["patients"] <= row["exams"]
         if choice == "missing":
             assert row["patients"] == patients["left_open"].fillna("").str.contains(column).sum()
+
+
+def test_progression_treatment_and_protocol_are_read_where_a_table_has_them():
+    more = {"pfs_days": "120", "progressed": "1", "radiotherapy_days": "-3", "protocol": "Tumour 3D v2"}
+    exams, problems, _ = harmonise(*table("cuimc", own(**more)), "cuimc")
+    assert problems == []
+    (row,) = exams.to_dict("records")
+    assert (row["pfs_days"], row["progressed"], row["radiotherapy_days"]) == (120, 1, -3)
+    assert row["protocol"] == "Tumour 3D v2" and pd.isna(row["chemotherapy_days"])
+    wrong = own(**more, chemotherapy_days="") | {"protocol": "<b>x</b>"}
+    open_end = own(**more, chemotherapy_days="", patient="A2") | {"progressed": ""}
+    _, problems, _ = harmonise(*table("cuimc", wrong, open_end), "cuimc")
+    assert "is no plain name" in str(problems[0])
+    assert "says no event beside a survival time in 'pfs_days'" in str(problems[1])
 
 
 def test_decisions_are_counted_in_the_exams_that_are_kept():

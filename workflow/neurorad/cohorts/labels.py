@@ -288,7 +288,7 @@ def _exam(
         if (event := readings.get(ended)) and event.value is None and values[days] is not None:
             values[days] = None
             if not event.decision and not event.problem:
-                hints.append((event.column, f"says no event beside a time in {readings[days].column!r}"))
+                hints.append((event.column, f"says no event beside a survival time in {readings[days].column!r}"))
     values["left_open"] = " ".join(name for _, name, _ in used if values[name] is None) or None
     if values["ki67"] is not None:
         used.append(("ki67_cutoff", "ki67", SIDES[values["ki67"] < chosen["ki67_cutoff"]]))
