@@ -1,5 +1,8 @@
 """Utility and conformal sets against the packages made for them (`pip install .[reference]`); skipped without them."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,3 +37,17 @@ def test_class_p_values_are_those_of_crepes(seed):
     for label, strange in ((0, new), (1, -new)):
         p = theirs.predict_p(strange[:, None], bins=np.full(40, label), smoothing=False)
         np.testing.assert_allclose(ours[label], p[:, 0], atol=1e-12)
+
+
+def test_every_estimator_of_the_agreement_table_agrees():
+    """`benchmarks/reference_agreement.md` is printed by the same code."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "reference_agreement.py"
+    spec = importlib.util.spec_from_file_location("reference_agreement", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = module.agreement(2)
+    assert len(table) >= 17
+    # Iterated fits agree to their tolerance, everything else to rounding.
+    fitted = table["estimator"].str.contains("regression|Cox|calibration|path")
+    assert (table.loc[~fitted, "difference"] < 1e-9).all(), table
+    assert (table.loc[fitted, "difference"] < 1e-4).all(), table

@@ -21,7 +21,6 @@ FLAGS: dict[str, dict[str, Any]] = {
     "curves": {"type": Path, "metavar": "PARQUET", "help": "Kaplan-Meier curves"},
     "coordinates": {"type": Path, "metavar": "PARQUET", "help": "t-SNE, one row a patient"},
     "stressed": {**TABLES, "help": "made by `neurorad embed-shifted`, one a test cohort"},
-    "clinical": {**TABLES, "help": "age and sex, one a test cohort"},
 }
 """What a flag is, whichever verb has it."""
 JUDGED = ("folds", "leakage", "out")
@@ -68,7 +67,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         {
             **RANDOM,
             **ELSEWHERE,
-            "clinical": FLAGS["clinical"],
+            "clinical": {**TABLES, "help": "age and sex, one a test cohort"},
             "robust": {"action": "store_true", "help": "the probe under Group-DRO over class x site as well"},
             "combat": {"action": "store_true", "help": "harmonise sites by ComBat of the training folds first"},
         },
@@ -231,19 +230,14 @@ def _read_folds(path: Path) -> Any:
 def _read_embeddings(paths: list[Path], encoder: str, flag: str = "--embeddings") -> Any:
     from neurorad.encoder_names import encoder_parts
     from neurorad.evaluation.features import Embeddings
+    from neurorad.problems import InputError
 
     encoder_parts(encoder)
     tables = _read(paths, flag, ("cohort", "scan", "patient"))
     for path, table in zip(sorted(paths), tables, strict=True):
-        _check_encoder(path, table, encoder)
+        if "encoder" in table and set(table["encoder"]) - {encoder}:
+            raise InputError(f"--embeddings {path}: made by {table['encoder'].iloc[0]}, not by {encoder}")
     return Embeddings(tables, encoder)
-
-
-def _check_encoder(path: Path, table: Any, encoder: str) -> None:
-    from neurorad.problems import InputError
-
-    if "encoder" in table and set(table["encoder"]) - {encoder}:
-        raise InputError(f"--embeddings {path}: made by {table['encoder'].iloc[0]}, not by {encoder}")
 
 
 def _stamp(path: Path) -> str:
