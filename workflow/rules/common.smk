@@ -24,7 +24,8 @@ from neurorad.reporting.tables import TABLES
 from neurorad.rivals import combat_names, frozen_names, harmonised, pretrained_elsewhere, start_of, tuned_names
 
 # Rules call `neurorad VERB`; it runs from this checkout, whichever environment the job is in.
-SOURCE = shlex.quote(str(Path(workflow.basedir) / "workflow"))
+ROOT = Path(str(workflow.current_basedir)).parents[1]
+SOURCE = shlex.quote(str(ROOT / "workflow"))
 shell.prefix(f'export PYTHONPATH={SOURCE}; neurorad() {{{{ python -m neurorad "$@"; }}}}; ')
 
 COHORTS = config["cohorts"]

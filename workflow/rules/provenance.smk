@@ -68,7 +68,7 @@ rule crate:
     conda:
         "../../envs/neurorad.yaml"
     params:
-        workflow=Path(workflow.basedir) / "Snakefile",
+        workflow=ROOT / "Snakefile",
         code=code_of("provenance.commands:run_crate"),
     shell:
         "neurorad crate --config {input.config:q} --out {output:q} {params.workflow:q} {input.results:q}"
