@@ -1,9 +1,11 @@
 """Raw scans to volumes: real ones against what others made of them, phantoms against what was planted."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 
 from neurorad.imaging import volume as standardising
 from neurorad.imaging.registration import align, motion, resample, resample_mask, working_copy
@@ -122,3 +124,40 @@ def test_methods_are_tried_in_turn_and_the_card_says_which(monkeypatch, tmp_path
     with pytest.raises(ScanError, match="out of memory"):
         only = SETTINGS | {"brain_mask": {"method": "hd-bet"}}
         standardising._find_brain({"t1c": head}, "skull", only, atlas, tmp_path, 1, "cpu")
+
+
+def test_a_mask_that_is_no_brain_of_the_atlas_is_refused(tmp_path, atlas):
+    """A slab of a plausible volume: size and place are taken out before it is compared with the atlas."""
+    slab = np.zeros(atlas.target.voxels.shape, bool)
+    slab[4:44, 4:60, 20:33] = True
+    head = Image(np.where(slab, 100 + np.indices(slab.shape).sum(axis=0), 1).astype(np.float32), atlas.target.affine)
+    assert 700 < slab.sum() * 27 / 1000 < 2200
+    with pytest.raises(ScanError, match="brain overlaps the atlas with Dice"):
+        standardising._fit(head, slab, atlas, tmp_path)
+
+
+def test_a_sequence_that_lies_elsewhere_or_says_nothing_is_refused_by_name(atlas):
+    brain = atlas.target.voxels > 0
+    half = atlas.target.voxels.copy()
+    half[:, :, half.shape[2] // 2 :] = 0
+    with pytest.raises(ScanError, match=r"t2w covers only \d\d% of the brain"):
+        standardising._normalise(Image(half, atlas.target.affine), brain, False, "t2w", {})
+    flat = Image(np.where(brain, 5, 0).astype(np.float32), atlas.target.affine)
+    with pytest.raises(ScanError, match="t2f is constant inside the brain"):
+        standardising._normalise(flat, brain, False, "t2f", {})
+
+
+def test_synthstrip_that_fails_falls_through_to_the_next_method(tmp_path, atlas, monkeypatch):
+    """The command itself runs and dies: what it said stands in the card, and deepbet makes the mask."""
+    command = tmp_path / "mri_synthstrip"
+    command.write_text("#!/bin/sh\necho out of memory >&2\nexit 9\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    head = Image(atlas.target.voxels + 1, atlas.target.affine)
+    brain = binary_fill_holes(atlas.target.voxels > 0.3 * atlas.target.voxels.max())
+    monkeypatch.setattr("neurorad.imaging.brain._deepbet", lambda *_: brain)
+    settings = SETTINGS | {"brain_mask": {"method": "synthstrip", "fallback": ["deepbet"]}}
+    found = standardising._find_brain({"t1c": head}, "skull", settings, atlas, tmp_path, 1, "cpu")
+    failed = {"synthstrip": "synthstrip made no mask (exit 9: out of memory)"}
+    assert found.card == {"method": "deepbet", "failed": failed}
+    assert np.array_equal(found.mask, brain)

@@ -47,8 +47,8 @@ def read_geometry(path: str | os.PathLike) -> Geometry:
     A trailing axis of length 1 is dropped.
 
     Raises:
-        NiftiError: unreadable, something else than NIfTI, not three-dimensional, absurd in size, no orientation,
-            or values that are no numbers (RGB, complex).
+        NiftiError: unreadable, something else than NIfTI, not three-dimensional, absurd in size, no orientation or two
+            that contradict each other, or values that are no numbers (RGB, complex).
     """
     header = _header(_first_bytes(path, str(path).endswith(".gz")))
     shape = header.get_data_shape()
@@ -66,7 +66,24 @@ def read_geometry(path: str | os.PathLike) -> Geometry:
     affine = header.get_best_affine()
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise NiftiError("orientation matrix is singular")
+    _check_orientations(header)
     return Geometry(shape, affine)
+
+
+def _check_orientations(header: nib.Nifti1Header) -> None:
+    """sform and qform, where a file has both, name the same axes: readers differ in which they believe.
+
+    Raises:
+        NiftiError: they contradict each other, and left and right may be exchanged.
+    """
+    if not (int(header["sform_code"]) and int(header["qform_code"])):
+        return
+    try:
+        said = ["".join(nib.aff2axcodes(matrix)) for matrix in (header.get_sform(), header.get_qform())]
+    except (ValueError, TypeError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError) as problem:
+        raise NiftiError("qform is no orientation") from problem
+    if said[0] != said[1]:
+        raise NiftiError(f"sform says {said[0]} and qform {said[1]}: left and right may be exchanged")
 
 
 def _first_bytes(path: str | os.PathLike, compressed: bool) -> bytes:
