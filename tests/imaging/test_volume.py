@@ -5,10 +5,13 @@ import os
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, map_coordinates
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
 
 from neurorad.imaging import volume as standardising
-from neurorad.imaging.registration import align, motion, resample, resample_mask, working_copy
+from neurorad.imaging.quality import displacement, similarity
+from neurorad.imaging.registration import CLOSE_BY, align, motion, resample_mask, working_copy
 from neurorad.imaging.scan import Image, ScanError, read_image
 from neurorad.imaging.volume import Atlas, make_volume
 from neurorad.phantom.render import SEQUENCES
@@ -37,8 +40,31 @@ def brats(shared, patient="BraTS2021_01476"):
     return {k: shared / "brats2021" / patient / f"{patient}_{v}.nii.gz" for k, v in names.items()}
 
 
+def correlation(one, other):
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def at(image, transform, points):
+    """Intensities of an image at points [n, 4] of the frame that `transform` leads from, by linear interpolation."""
+    voxels = (points @ (np.linalg.inv(image.affine) @ transform).T)[:, :3].T
+    return map_coordinates(image.voxels, voxels, order=1)
+
+
+def nearby(parameters, centre):
+    """[4, 4] rotation about `centre` by the vector of the first three (degrees), and shift by the last three (mm)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(parameters[:3], degrees=True).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + parameters[3:]
+    return matrix
+
+
 @pytest.mark.slow
 def test_a_raw_patient_agrees_with_what_others_published(shared, tmp_path):
+    """Also how far it could: the upper bound is the best correlation that any rigid placement of our image reaches.
+
+    For t2w and t2f it is 0.950 and 0.921: the published volumes themselves are interpolated once more. Theirs lie 0.8 and
+    0.7 mm from ours, as they were registered to t1c by other software; t1c decides between the two, by mutual information.
+    """
     source = sri24(shared)
     atlas = Atlas.load(1, (240, 240, 155), source)
     raw, reference = shared / "raw" / "TCGA-FG-6692", shared / "raw" / "TCGA-FG-6692_reference"
@@ -53,25 +79,50 @@ def test_a_raw_patient_agrees_with_what_others_published(shared, tmp_path):
     ours = Image(
         np.where(brain, volume.voxels[1] - volume.voxels[1].min() + 1, 0).astype(np.float32), atlas.target.affine
     )
-    pose = align(working_copy(theirs["t1c"]), working_copy(ours), tmp_path)
+    fixed, moving = working_copy(theirs["t1c"]), working_copy(ours)
+    pose = align(fixed, moving, tmp_path)
+    pose = align(fixed, moving, tmp_path, inside=fixed.voxels > 0, start=pose, levels=CLOSE_BY)
     moved = resample_mask(brain, atlas.target, theirs["t1c"], pose)
-    both = moved & other
+    seen = np.argwhere(moved & other)[::60]
+    points = np.c_[seen, np.ones(len(seen))] @ theirs["t1c"].affine.T
+    centre = points.mean(axis=0)[:3]
+    images = {name: read_image(files[name], name) for name in SEQUENCES}
+    to_own = {name: np.array(volume.transforms[name]) @ pose for name in SEQUENCES}
+    t1c = at(images["t1c"], to_own["t1c"], points)
     found = {}
     for name in SEQUENCES:
-        there = resample(read_image(files[name], name), theirs[name], np.array(volume.transforms[name]) @ pose).voxels
-        found[name] = float(np.corrcoef(there[both], theirs[name].voxels[both])[0, 1])
+        published = theirs[name].voxels[tuple(seen.T)]
+
+        def placed(parameters, name=name):
+            return at(images[name], to_own[name] @ nearby(parameters, centre), points)
+
+        best = minimize(
+            lambda parameters, published=published, placed=placed: -correlation(placed(parameters), published),
+            np.zeros(6),
+            method="Powell",
+            options={"maxfev": 1500, "xtol": 0.005, "ftol": 1e-6},
+        ).x
+        found[name] = correlation(placed(np.zeros(6)), published), correlation(placed(best), published)
+        apart = displacement(nearby(best, centre), centre)
+        alike = similarity(t1c, placed(np.zeros(6))), similarity(t1c, placed(best))
         native = read_image(reference / "hdbet_native" / f"TCGA-FG-6692_{NAMES[name]}_hdbet.nii.gz", name)
         hd_bet = resample_mask(native.voxels != 0, native, atlas.target, np.array(volume.transforms[name]))
-        print(f"{name}: correlation {found[name]:.3f}, Dice with HD-BET's native mask {dice(hd_bet, brain):.3f}")
+        print(
+            f"{name}: correlation {found[name][0]:.3f}, at best {found[name][1]:.3f} at {apart:.2f} mm; mutual information "
+            f"with t1c {alike[0]:.4f}, there {alike[1]:.4f}; Dice with HD-BET's native mask {dice(hd_bet, brain):.3f}"
+        )
         assert dice(hd_bet, brain) > 0.95
+        if name != "t1c":
+            # Where ours lies elsewhere than theirs, it fits t1c at least as well.
+            assert alike[0] > alike[1] - 0.0005 and apart < 1.0
     print(
         f"Dice with the published brain {direct:.3f} as it is, {dice(moved, other):.3f} in its pose ({motion(pose)[0]:.1f} deg)"
     )
     assert direct > 0.95
     assert dice(moved, other) > 0.96
-    assert found["t1n"] > 0.95 and found["t1c"] > 0.95
-    # Two blurred T2-weighted images of 5.5 mm slices: theirs and ours differ by the registration to t1c.
-    assert found["t2w"] > 0.80 and found["t2f"] > 0.80
+    assert found["t1n"][0] > 0.95 and found["t1c"][0] > 0.98
+    assert found["t2w"][0] > 0.89 and found["t2f"][0] > 0.88
+    assert found["t2w"][1] < 0.96 and found["t2f"][1] < 0.93
 
 
 @pytest.mark.slow
