@@ -18,7 +18,7 @@ setup: .venv/ready
 demo: setup
 	mkdir -p .snakemake
 	flock --timeout 30 --conflict-exit-code 75 .snakemake/running sh -c '$(ACTIVE) snakemake --unlock --quiet all 2>/dev/null; \
-	  $(ACTIVE) snakemake --cores 2 --keep-going --rerun-incomplete --scheduler greedy --quiet host reason' \
+	  $(ACTIVE) snakemake --cores 2 --keep-going --rerun-incomplete --scheduler greedy --logger neurorad' \
 	  || { [ $$? -ne 75 ] || echo "another run is at work in this folder; wait for it, or stop it" >&2; exit 1; }
 
 test: setup

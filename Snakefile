@@ -3,6 +3,7 @@
 from snakemake.utils import min_version, validate
 
 from neurorad.files import remove_partial
+from neurorad.summary import summary
 
 min_version("9.15")
 
@@ -51,9 +52,7 @@ onstart:
 
 
 onsuccess:
-    print(
-        "Done. Look first at results/report.html, then at results/volumes/*/qc.html; scans left out and why: results/cohorts/*/excluded.tsv"
-    )
+    print(summary(Path("results")))
 
 
 onerror:

@@ -19,7 +19,7 @@ STAGES = {
     "reporting": ("figure", "training-pages", "table", "report"),
     "provenance": ("crate", "verify", "phi-audit", "plan", "trace", "lock-plan", "deviations", "claims"),
     "phantom": ("phantom",),
-    "doctor": ("doctor",),
+    "doctor": ("doctor", "init"),
 }
 """Stage -> its verbs. A verb imports its own stage alone: a study has hundreds of short jobs."""
 
@@ -38,6 +38,8 @@ CANNOT_WRITE = {
     errno.EDQUOT: "free some of the disk quota",
     errno.EROFS: "make the file system writable",
     errno.EACCES: "mend the permissions",
+    errno.ENOENT: "mend the path",
+    errno.EISDIR: "a file is meant and a folder has its name: rename it",
 }
 """What stops a job that is no fault of the code -> the way out."""
 
@@ -77,6 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"neurorad {args.verb}: {where}{problem.strerror}; {CANNOT_WRITE[problem.errno]}, then give the same "
             "command again: nothing half-written is kept, and what was finished stays",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except MemoryError:
+        print(
+            f"neurorad {args.verb}: out of memory; ask for more (`mem_mb` of the rule in the profile), or run fewer jobs "
+            "side by side",
             file=sys.stderr,
         )
         sys.exit(2)

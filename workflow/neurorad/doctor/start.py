@@ -1,0 +1,254 @@
+"""A first config.yaml: the folders that were given are looked at, their releases recognised, every line explained."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from neurorad.cohorts.crosswalks import read_crosswalk
+from neurorad.cohorts.inventory import list_scans
+from neurorad.cohorts.label_tables import read_labels
+from neurorad.cohorts.releases import RELEASES
+from neurorad.problems import InputError
+
+TESTED = ("ucsf-pdgm", "upenn-gbm", "cuimc")
+"""Releases that the paper tests on; it pretrains on the others."""
+
+LOOSE = ("bids", "cuimc")
+"""Layouts that any folder may happen to have: tried after the published ones, in this order."""
+
+SCANS_A_JOB = 50
+
+
+@dataclass(frozen=True)
+class Found:
+    """A cohort that was recognised."""
+
+    release: str
+    images: Path
+    labels: Path | None
+    scans: int
+    patients: int
+    unexplained: int
+
+
+def recognise(folder: Path) -> list[Found]:
+    """The cohorts in a folder: itself one release, or each of its subfolders that is one.
+
+    Raises:
+        InputError: no such folder, or nothing in it is of a known release; the message shows what each expects.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder that a release was unpacked into")
+    whole = _releases_in(folder)
+    published = [found for found in whole if found.release not in LOOSE]
+    if len(published) == 1:
+        return published
+    below = [found for part in sorted(folder.iterdir()) if part.is_dir() for found in _releases_in(part)[:1]]
+    # A hospital's PATIENT/SESSION/ looks like a folder of such folders: then the folder itself is meant.
+    if any(found.release not in LOOSE for found in below) or not whole:
+        whole = below or published
+    if whole:
+        return whole
+    expected = "; ".join(f"{name}: {release.example}" for name, release in RELEASES.items())
+    raise InputError(
+        f"{folder}: holds no scan of a known release. Expected one of: {expected}. For other names write a cohort with "
+        "`release: generic`, `pattern:`, `sequences:` and `state:` (docs/cohorts.md)"
+    )
+
+
+def _releases_in(folder: Path) -> list[Found]:
+    """Releases of which the folder holds complete scans: those of published names, most scans first; else one of `LOOSE`."""
+    published = [name for name in RELEASES if name not in LOOSE]
+    found = [one for name in published if (one := _read(folder, name))]
+    if found:
+        return sorted(found, key=lambda one: -one.scans)
+    return [one for name in LOOSE if (one := _read(folder, name))][:1]
+
+
+def _read(folder: Path, name: str) -> Found | None:
+    try:
+        scans, unknown = list_scans(name, folder, RELEASES[name])
+    except InputError:
+        return None
+    complete = scans[scans["problem"] == ""]
+    if complete.empty:
+        return None
+    if name == "cuimc" and not any(_is_image(folder, row) for row in complete.head(3).to_dict("records")):
+        return None
+    table = _label_table(folder, name)
+    return Found(name, folder, table, len(complete), complete["patient"].nunique(), len(unknown))
+
+
+def _is_image(folder: Path, scan: Mapping[str, str]) -> bool:
+    """Whether a private scan's files are images at all: NIfTI by their names, DICOM by their fourth word."""
+    if not scan["dicom"]:
+        return True
+    first = next((path for path in sorted(Path(scan["dicom"]).rglob("*")) if path.is_file()), None)
+    if first is None:
+        return False
+    with open(first, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".xlsx") and path.is_file()
+    )
+
+
+def _label_table(folder: Path, release: str) -> Path | None:
+    """The one table in the folder, or beside it, that reads as the release's."""
+    for place in (folder, folder.parent):
+        readable = [path for path in _tables(place) if _reads(path, release)]
+        if len(readable) == 1:
+            return readable[0]
+    return None
+
+
+def _reads(path: Path, release: str) -> bool:
+    try:
+        read_labels(path, release)
+    except InputError:
+        return False
+    return True
+
+
+def crosswalks_in(folders: Collection[Path]) -> list[Path]:
+    """Published mappings of ids (BraTS to TCIA and so on) in the folders or beside them."""
+    found = []
+    for place in sorted({place for folder in folders for place in (folder, folder.parent)}):
+        for path in _tables(place):
+            try:
+                read_crosswalk(path, None)
+            except InputError:
+                continue
+            found.append(path)
+    return found
+
+
+def suggested_role(found: Found) -> list[str]:
+    """As in the paper; another cohort is tested on if it has labels."""
+    if found.release in LOOSE and found.release not in TESTED:
+        return ["test"] if found.labels else ["pretrain"]
+    return ["test"] if found.release in TESTED else ["pretrain"]
+
+
+def named(cohorts: Sequence[Found]) -> dict[str, Found]:
+    """A name for each cohort: its release, with a number where two are of one release."""
+    names: dict[str, Found] = {}
+    for found in cohorts:
+        same = sum(other.release == found.release for other in names.values())
+        names[f"{found.release}-{same + 1}" if same else found.release] = found
+    return names
+
+
+def brain_mask(weights: Path | None) -> dict[str, str]:
+    """HD-BET where its weights were given, by their sha256; else the method whose weights come with the installation.
+
+    Raises:
+        InputError: the folder does not hold HD-BET's checkpoint.
+    """
+    if weights is None:
+        return {"method": "deepbet"}
+    checkpoint = weights / "fold_all" / "checkpoint_final.pth"
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{weights}: has no fold_all/checkpoint_final.pth; give HD-BET's released folder `release_2.0.0`"
+        )
+    with open(checkpoint, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"method": "hd-bet", "weights": str(weights), "sha256": digest}
+
+
+def config_text(
+    cohorts: Mapping[str, Found],
+    roles: Mapping[str, Sequence[str]],
+    crosswalks: Sequence[Path],
+    mask: Mapping[str, str],
+    freeze: Path | None,
+) -> str:
+    """The config as commented YAML.
+
+    Args:
+        roles: of each cohort, `pretrain`, `test` or both.
+        freeze: folder of finished encoders; nothing is pretrained then.
+
+    Raises:
+        InputError: no cohort to test on, or none to pretrain on and no finished encoders.
+    """
+    if not any("test" in role for role in roles.values()):
+        raise InputError(f"no cohort to test on among {', '.join(cohorts)}; say which with --test NAME")
+    if freeze is None and not any("pretrain" in role for role in roles.values()):
+        raise InputError(
+            f"no cohort to pretrain on among {', '.join(cohorts)}; say which with --pretrain NAME, or give finished "
+            "encoders with --encoders FOLDER"
+        )
+    blocks = "".join(_block(name, found, roles[name]) for name, found in cohorts.items())
+    leakage = {"crosswalks": [{"table": str(path)} for path in crosswalks]} if crosswalks else {}
+    overlaps = (
+        "# Published tables that say which patients of two releases are one. Without them documented overlaps are stamped\n"
+        "# LEAKAGE NOT EXCLUDED in every table.\n"
+    )
+    leak = (
+        f"leakage: {_flow(leakage)}\n"
+        if leakage
+        else "# leakage: {crosswalks: [{table: BraTS2021_MappingToTCIA.xlsx}]}\n"
+    )
+    frozen = f", freeze: {_flow(str(freeze))}" if freeze else ""
+    return f"""# A study, written by `neurorad init`. Check the roles, then ask `neurorad doctor` what would stop it.
+# Every key is explained in workflow/schemas/config.schema.yaml, and a wrong one is refused before any job runs.
+
+# One block a cohort: which reader understands it, what it is for, where it is.
+cohorts:
+{blocks}
+# What an unknown spelling in a label table does: `stop` (one clear error) or `quarantine` (the patient leaves, listed).
+labels: {{unknown: quarantine}}
+
+{overlaps}{leak}
+# The volumes: mm, voxels, bias correction, brain mask (hd-bet needs its released weights: init --hd-bet FOLDER).
+imaging: {{spacing: 1, shape: [160, 192, 160], n4: true, brain_mask: {_flow(dict(mask))}}}
+
+# Encoders: every method with and without Group-DRO over `groups` (cohort, disease, cohort_x_disease or column:NAME).
+# Presets are in resources/presets.yaml: `modern` needs a GPU, `demo` shows the machinery on a CPU.
+pretraining: {{methods: [byol, dino, mae, moco], objectives: [base, dro], seeds: [0], preset: modern, groups: cohort{frozen}}}
+
+# Nested cross-validation; `bootstrap` resamples of patients make each confidence interval.
+evaluation: {{folds: 5, repeats: 10, bootstrap: 2000, seed: 0}}
+
+# Endpoints whose maps are drawn and checked.
+explanation: {{endpoints: [idh1]}}
+"""
+
+
+def _block(name: str, found: Found, role: Sequence[str]) -> str:
+    jobs = math.ceil(found.scans / SCANS_A_JOB)
+    lines = [
+        f"  # {found.scans} complete scans of {found.patients} patients"
+        + (f"; {found.unexplained} files that no rule explains" if found.unexplained else ""),
+        f"  {name}:",
+        f"    release: {found.release}",
+        f"    role: {_flow(list(role))}",
+        f"    images: {_flow(str(found.images))}",
+    ]
+    if found.release == "bids":
+        lines.append("    state: skull  # stripped, defaced or skull: what the images show")
+    lines.append(
+        f"    labels: {_flow(str(found.labels))}" if found.labels else "    # labels: its label table; none was found"
+    )
+    lines.append(f"    shards: {jobs}  # jobs its volumes are made in")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: object) -> str:
+    """A value on one line of YAML."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+        .split("\n...")[0]
+        .strip()
+    )
