@@ -107,6 +107,28 @@ def test_the_crop_is_a_cube_of_the_asked_size_inside_the_volume():
     assert centre.std(dim=0).min() > 2
 
 
+def test_only_the_box_that_a_view_sees_is_needed():
+    """Views of one volume after another, each from its box, equal views of whole volumes."""
+    generator, count = torch.Generator().manual_seed(3), 6
+    volumes = torch.randn(count, 4, 40, 36, 44, generator=generator) + 5
+    share, geometry, crops = (
+        brain_share(volumes),
+        Geometry(0.5, 45.0, 0.3),
+        [Crop(12, (0.2, 0.4)), Crop(16, (0.3, 0.9))],
+    )
+    seeds = [list(range(count)), list(range(50, 50 + count))]
+    found = views.sampled(volumes, share, seeds, crops, geometry)
+    for crop, own, (view, brain) in zip(crops, seeds, found, strict=True):
+        places = placed(share, uniforms(own, "geometry", (DRAWS,)), (40, 36, 44), crop, geometry)
+        sampler = Sampler(*places, (40, 36, 44), crop.size, volumes.device)
+        for sample in range(count):
+            whole = torch.cat([volumes[sample], torch.ones(1, 40, 36, 44)]).transpose(0, 1).contiguous()
+            expected = sampler.view(sample, whole)
+            torch.testing.assert_close(brain[sample], (expected[4:] > 0.5).float())
+            wanted = expected[:4] / expected[4:].clamp_min(0.5) * brain[sample]
+            torch.testing.assert_close(view[sample], wanted, atol=1e-4, rtol=0)
+
+
 def test_rotations_are_rotations():
     matrices = rotations(torch.tensor([[0.3, -0.2, 0.5], [0.0, 0.0, torch.pi / 2]]))
     torch.testing.assert_close(matrices @ matrices.transpose(1, 2), torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)

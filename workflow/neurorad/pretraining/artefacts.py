@@ -12,7 +12,8 @@ def along_axes(volumes: Tensor, matrix: Tensor) -> Tensor:
     """`[..., n, n, n]` and `[..., s, n] -> [..., s, s, s]`: the matrix applied along each of the three axes."""
     size = matrix.shape[-2]
     last = (volumes.flatten(-3, -2) @ matrix.transpose(-1, -2)).unflatten(-2, volumes.shape[-3:-1])
-    middle = matrix[..., None, :, :] @ last
+    # Not by broadcasting, which would copy the matrix for every plane.
+    middle = torch.einsum("...ij,...ajk->...aik", matrix, last)
     return (matrix @ middle.flatten(-2)).unflatten(-1, (size, size))
 
 

@@ -85,12 +85,15 @@ def placed(share: Tensor, draws: Tensor, shape: Sequence[int], crop: Crop, geome
     return centre, rotations(angles) * (half * stretch * signs)[:, None, :]
 
 
-def slices_seen(centre: Tensor, axes: Tensor, count: int) -> list[slice]:
-    """Of each view the slices of the volume (axis 0) that it is interpolated from."""
-    reach = axes[:, 0].abs().sum(dim=1)
-    first = (centre[:, 0] - reach).floor().long() - 1
-    last = (centre[:, 0] + reach).ceil().long() + 1
-    return [slice(max(0, a), min(count, b)) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+def box_seen(centre: Tensor, axes: Tensor, shape: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Of each view the part of the volume that it is interpolated from, along each axis."""
+    reach = axes.abs().sum(dim=2)
+    # Neighbours, and where the lines between slices end beyond the view: at most sqrt(2) voxels, up to 45 degrees.
+    first, last = ((centre - reach).floor().long() - 3).tolist(), ((centre + reach).ceil().long() + 3).tolist()
+    return [
+        tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, shape, strict=True))
+        for low, high in zip(first, last, strict=True)
+    ]
 
 
 def rotations(angles: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ class Sampler:
         u0 = (x - c0 - a01 u1 - a02 u2) / a00, so coordinate i of the volume is there
         c_i + a_i0 u0 + a_i1 u1 + a_i2 u2 = start_i + along_i x + over_i1 u1 + over_i2 u2.
         """
-        self.seen = slices_seen(centre, axes, shape[0])
+        self.seen = box_seen(centre, axes, shape)
         scale = 2 / torch.tensor(shape)
         along = (axes[:, 1:, 0] / axes[:, :1, 0] * scale[1:]).flip(1)
         over = (axes[:, 1:, 1:] * scale[1:, None]).flip(1) - along[:, :, None] * axes[:, :1, 1:]
@@ -140,13 +143,14 @@ class Sampler:
         line = steps[:, None] * between[:, 1, None, None] + steps * between[:, 0, None, None]
         self.by_line = (line + height[:, None, None])[..., None]
         self.by_last = steps * between[:, 2:]
-        self.across = [(shape[0] / (s.stop - s.start), 2 * s.start / (s.stop - s.start) + 1) for s in self.seen]
+        counts = [(box[0].stop - box[0].start, box[0].start) for box in self.seen]
+        self.across = [(shape[0] / count, 2 * first / count + 1) for count, first in counts]
         self.between = torch.empty(size, size, size, 2, device=device)
         self.between[..., 0] = steps
 
     def view(self, sample: int, slices: Tensor) -> Tensor:
         """`[D, C, H, W]` of a sample `-> [C, s, s, s]`, 0 outside the volume."""
-        seen = self.seen[sample]
+        seen = self.seen[sample][0]
         grid = self.by_slice[sample, seen, None, None] + self.by_place[sample]
         within = functional.grid_sample(slices[seen], grid, align_corners=False)
         factor, offset = self.across[sample]

@@ -96,11 +96,11 @@ def _gamma(rows: Tensor, low: Tensor, span: Tensor, largest: float, chosen: Tens
     if not len(chosen):
         return
     here = moved(chosen, rows.device)
-    own_low, own_span = low[here], span[here].clamp_min(1e-6)
     exponent = moved(largest**strength, rows.device)[:, None, None, None]
     # Exponential and logarithm are vectorised on the CPU, the power with many exponents is not.
-    changed = rows.index_select(0, here).sub_(own_low).div_(own_span).log_().mul_(exponent).exp_()
-    _replace(rows, chosen, changed.mul_(own_span).add_(own_low))
+    logarithm = rows.index_select(0, here).sub_(low[here]).log_()
+    rest = (1 - exponent) * span[here].clamp_min(1e-6).log()
+    _replace(rows, chosen, torch.addcmul(rest, logarithm, exponent, out=logarithm).exp_().add_(low[here]))
 
 
 def _bias(rows: Tensor, low: Tensor, seeds: Sequence[int], channels: int, deviation: float, chosen: Tensor) -> None:
@@ -111,7 +111,7 @@ def _bias(rows: Tensor, low: Tensor, seeds: Sequence[int], channels: int, deviat
     knots = deviation * normals(seeds, "bias", (channels, *[BIAS_KNOTS] * 3)).flatten(0, 1)[chosen]
     matrix = linear_matrix(rows.shape[-1], BIAS_KNOTS).expand(len(chosen), -1, -1)
     field = along_axes(moved(knots, rows.device), moved(matrix.contiguous(), rows.device))
-    _replace(rows, chosen, rows.index_select(0, here).sub_(low[here]).mul_(field.exp_()).add_(low[here]))
+    _replace(rows, chosen, torch.lerp(low[here], rows.index_select(0, here), field.exp_()))
 
 
 def _contrast_and_brightness(
@@ -125,7 +125,8 @@ def _contrast_and_brightness(
     factor[scaled], shift[shifted] = intensity.contrast**contrast, intensity.brightness * brightness
     factor, shift = moved(torch.stack([factor, shift]), view.device).view(2, *view.shape[:2], 1, 1, 1)
     mean = view.flatten(2) @ brain.flatten(2).transpose(1, 2) / brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)[:, None, None]
-    view.mul_(factor).add_((1 - factor) * mean[..., None, None] + shift * span.view_as(shift))
+    rest = (1 - factor) * mean[..., None, None] + shift * span.view_as(shift)
+    torch.addcmul(rest, view, factor, out=view)
 
 
 def _artefacts(rows: Tensor, intensity: Intensity, effects: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -53,11 +53,13 @@ def sampled(
         places = placed(share, uniforms(own, "geometry", (DRAWS,)), shape, crop, geometry)
         samplers.append(Sampler(*places, shape, crop.size, device))
         views.append(tuple(torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1)))
-    slices = torch.empty(shape[0], channels + 1, *shape[1:], device=device)
+    # Of every volume only the box that the views see is filled in.
+    slices = torch.zeros(shape[0], channels + 1, *shape[1:], device=device)
     for sample, volume in enumerate(volumes):
-        seen = slice(min(s.seen[sample].start for s in samplers), max(s.seen[sample].stop for s in samplers))
-        part = slices[seen]
-        part[:, :-1] = volume[:, seen].transpose(0, 1)
+        boxes = [sampler.seen[sample] for sampler in samplers]
+        box = [slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True)]
+        part = slices[box[0], :, box[1], box[2]]
+        part[:, :-1] = volume[:, *box].transpose(0, 1)
         # The last channel is the brain, where any sequence is not 0.
         squares = part[:, 0].square()
         for channel in range(1, channels):
