@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from neurorad import RESOURCES
-from neurorad.endpoints import endpoints
+from neurorad.endpoints import binary, endpoints
 from neurorad.evaluation import metrics
 from neurorad.evaluation.features import Embeddings
 from neurorad.evaluation.folds import check_labels, fold_table, glioblastoma_survival
@@ -41,7 +43,8 @@ def phantom():
 
 
 def test_every_marker_is_recovered_to_its_planted_auc_within_its_error(phantom):
-    planted, _, _, folds, embeddings = phantom
+    planted, people, patients, folds, embeddings = phantom
+    latents = people[[f"latent_{name}" for name in LATENTS]].to_numpy(float)
     rows = pd.DataFrame(probe(embeddings, folds, endpoints(), 0, 40)[0])
     found = rows[(rows["metric"] == "auc") & rows["value"].notna()]
     short = []
@@ -49,11 +52,20 @@ def test_every_marker_is_recovered_to_its_planted_auc_within_its_error(phantom):
         optimum = planted["endpoints"][row.site][row.endpoint]
         assert (row.n, row.n_positive) == (optimum["n"], optimum["n_positive"])
         error = max((row.ci_high - row.ci_low) / 4, 0.01)
-        # Learned from the patients at hand, a probe falls short of the optimum, and beats it by luck alone.
-        assert -0.16 - 2 * error < row.value - optimum["auc"] < 3 * error, row
-        short.append(optimum["auc"] - row.value)
+        # Learned from the patients at hand, a probe falls short of the planted latent itself.
+        assert row.value > optimum["auc"] - 0.16 - 2 * error, row
+        # Markers go together (a 1p/19q loss comes with an IDH mutation), so that all latents may tell more than the marker's
+        # own; what they tell patients on whom the weights were fitted, nobody exceeds but by luck.
+        label = binary(patients[row.endpoint], endpoints()[row.endpoint])
+        mine = (label.notna() & (patients["cohort"] == row.site)).to_numpy()
+        most = (
+            LogisticRegression(C=100.0, max_iter=2000).fit(latents[mine], label[mine]).decision_function(latents[mine])
+        )
+        most = roc_auc_score(label[mine], most)
+        assert row.value < most + error, row
+        short.append(most - row.value)
     assert len(short) >= 14
-    assert 0 < np.mean(short) < 0.06
+    assert 0 < np.mean(short) < 0.08
 
 
 def test_survival_is_recovered_to_the_c_index_of_the_planted_hazard(phantom):
