@@ -183,7 +183,7 @@ def test_a_dictionary_spells_everything_and_has_no_yaml_trap(release):
         for name, rule in rules["columns"].items():
             assert set(rule) <= RULE_KEYS, name
             assert ("column" in rule) != ("first_of" in rule), name
-            assert sum(kind in rule for kind in ("values", "patterns", "number")) == 1, name
+            assert sum(kind in rule for kind in ("values", "patterns", "number", "text")) == 1, name
             spelled = [
                 *rule.get("values", {}),
                 *rule.get("decided", {}),
