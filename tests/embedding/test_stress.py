@@ -98,7 +98,7 @@ class Means(torch.nn.Module):
 
 
 def test_every_scan_is_embedded_under_every_shift_and_noise_depends_on_the_scan_alone(volume, tmp_path):
-    contract = {"spacing": SPACING}
+    contract = {"spacing_mm": SPACING}
     rows = []
     for i in range(2):
         path = tmp_path / f"s{i}.b2nd"

@@ -123,7 +123,7 @@ def embed_shifted(
         table: rows of `scans.read_usable`. contract: `preprocessing` of the encoder's card. wanted: of `shifts`.
     """
     encoder = encoder.to(device).eval()
-    spacing = float(contract["spacing"])
+    spacing = float(contract["spacing_mm"])
     features = []
     for row in table.itertuples():
         volume = load_checked(row, contract)
