@@ -148,10 +148,7 @@ def load_card(folder: str | Path) -> dict[str, Any]:
     path = _either(folder, CARD, SHARED_CARD)
     if not path.is_file():
         raise InputError(f"{path}: no such file; an encoder folder is made by `neurorad pretrain` or `neurorad export`")
-    try:
-        card = read_json(path)
-    except ValueError as problem:
-        raise InputError(f"{path}: no valid JSON ({problem}); make the encoder again") from problem
+    card = read_json(path)
     if not isinstance(card, dict):
         raise InputError(f"{path}: describes no encoder; make it again with `neurorad pretrain`")
     missing = {"architecture", "preprocessing"} - set(card)

@@ -28,7 +28,8 @@ SPELLINGS = {
 }
 """How a file's name says its sequence, as one of the words between its marks; the first that fits, in this order."""
 CONTRAST = r"ce|gd|gad|post|contrast|gadolinium"
-NO_IMAGE = r"seg|mask|label|labels|segmentation|tumormask|roi"
+NO_IMAGE = r"bias|seg|mask|label|labels|segmentation|tumormask|roi"
+"""Words of files that are not taken: masks, and UCSF's second copies, bias-corrected already."""
 DICOM_MARK = b"DICM"
 
 

@@ -57,7 +57,7 @@ def medicalnet(path: str | Path, digest: str | None, join: str = "concatenate") 
         InputError: the file is missing, another one, unsafe, or does not fit.
     """
     tensors = without_prefix(read_tensors(path, digest), "module.")
-    network = _resnet50(tensors)
+    network = resnet50_of(tensors)
     for layer, dilation in ((network.layer3, 2), (network.layer4, 4)):
         for convolution in (module for module in layer.modules() if isinstance(module, nn.Conv3d)):
             convolution.stride = (1, 1, 1)
@@ -74,12 +74,12 @@ def brainiac(path: str | Path, digest: str | None, join: str = "concatenate") ->
         InputError: the file is missing, another one, unsafe, or does not fit.
     """
     tensors = without_prefix(without_prefix(read_tensors(path, digest), "module."), "backbone.")
-    network = _resnet50(tensors)
+    network = resnet50_of(tensors)
     fit_weights(network, tensors, path, ignored=("fc.", "classifier.", "projection", "head."))
     return EachSequence(network, join, EDGE).eval()
 
 
-def _resnet50(tensors: dict[str, Tensor]) -> nn.Module:
+def resnet50_of(tensors: dict[str, Tensor]) -> nn.Module:
     """MONAI's ResNet-50 as both were made with: one channel, a stem of stride 2 with pooling, no classifier.
 
     Whether its shortcuts have a bias is what the file says.
