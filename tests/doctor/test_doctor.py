@@ -169,3 +169,17 @@ def test_disk_grows_with_scans_and_a_preset_nobody_knows_is_a_problem(shipped):
     findings = check_size(shipped, {"ucsf-pdgm": 10})
     assert findings[-1][0] == "PROBLEM"
     assert "no preset 'huge'" in findings[-1][1]
+
+
+def test_the_weights_of_rivals_are_checked_and_those_that_could_be_given_named(tmp_path, shipped):
+    shipped["rivals"] = {
+        "medicalnet": {"weights": str(tmp_path / "none.pth"), "sha256": "0" * 64},
+        "adapters": {"mine": {"python": str(tmp_path / "mine.py"), "function": "embed"}},
+    }
+    (tmp_path / "mine.py").touch()
+    findings = [finding for finding in check_weights(shipped) if "rival" in finding[1]]
+    assert levels(findings) == ["PROBLEM", "ok", "note", "note"]
+    text = said(findings)
+    assert "none.pth: no such file; put it there" in text
+    assert "biomedclip: a grey row in Figure 3A; its file is open_clip_pytorch_model.bin" in text
+    assert "give it as `rivals: {brainiac: {weights: FILE, sha256: ...}}`" in text

@@ -74,7 +74,7 @@ def test_no_training_step_sees_a_tested_patient(drawn, tmp_path, monkeypatch):
     def watched(*arguments):
         seen["now"] = set()
         network = train(*arguments)
-        seen["trained"] = seen["now"]
+        seen["trained"] = set(seen["now"])
         return network
 
     monkeypatch.setattr(module, "train", watched)

@@ -10,7 +10,7 @@ from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.marker_figures import COMMON, UNCOMMON, auc_differences, auc_rows, mean_auc, verdict
 from neurorad.reporting.registry import figure
-from neurorad.reporting.theme import METHOD_COLOURS, NothingToDrawError, order_encoders
+from neurorad.reporting.theme import GREY, METHOD_COLOURS, NothingToDrawError, order_encoders
 
 from .reading import estimates, legend, panel, points, texts, title
 
@@ -317,3 +317,47 @@ def test_two_seeds_are_two_points_with_their_own_row_in_the_list_of_encoders(stu
     assert len(estimates(panel(figure("fig3b_common_markers", tables), "MGMT · CUIMC"))) == 9
     labels = [label.get_text() for label in figure("fig3a_rivals", tables).axes[0].get_yticklabels()]
     assert "BYOL base (seed 1)" in labels
+
+
+def with_rivals(study, *names: str) -> None:
+    """The study's tables with rivals that repeat the numbers of the random encoder."""
+    probe = study.probe
+    copies = [probe[probe["encoder"] == "random-s0"].assign(encoder=name) for name in names]
+    study.probe = pd.concat([probe, *copies], ignore_index=True)
+
+
+def test_a_rival_that_the_study_has_not_is_a_grey_row_with_its_reason(study):
+    with_rivals(study, "intensity", "biomedclip")
+    rows = [("intensity", "no", ""), ("biomedclip", "yes", ""), ("medblip", "", "its weights are not released")]
+    study.rivals = pd.DataFrame(rows, columns=["encoder", "pretrained_elsewhere", "reason"])
+    axes = figure("fig3a_rivals", study).axes[0]
+    labels = {label.get_text(): label.get_color() for label in axes.get_yticklabels()}
+    assert labels["MedBLIP"] == GREY != labels["BYOL base"]
+    assert "its weights are not released" in texts(axes)
+    assert "BiomedCLIP*" in labels and "intensity + volume" in labels
+    assert "pretrained elsewhere" in " ".join(text.get_text() for text in axes.figure.texts)
+    assert axes.get_title(loc="left").endswith("estimable for all 12 encoders")
+
+
+def test_a_partial_rival_takes_no_pair_from_the_others_and_says_how_many_it_has(study):
+    before = mean_auc(study.probe[study.probe["metric"] == "auc"]).set_index("encoder")
+    with_rivals(study, "radiomics", "scratch-tuned-s0")
+    probe = study.probe
+    gone = (probe["encoder"] == "radiomics") & (probe["site"] == "cuimc")
+    gone |= (probe["encoder"] == "scratch-tuned-s0") & (probe["endpoint"] != "idh1")
+    study.probe = probe[~gone]
+    means = mean_auc(study.probe[study.probe["metric"] == "auc"]).set_index("encoder")
+    pd.testing.assert_frame_equal(means.loc[before.index], before)
+    pairs = int(before["pairs"].max())
+    shown = texts(figure("fig3a_rivals", study).axes[0])
+    assert 0 < means.loc["scratch-tuned-s0", "pairs"] <= 3
+    for name in ("radiomics", "scratch-tuned-s0"):
+        assert f"{int(means.loc[name, 'pairs'])} of {pairs}" in shown
+
+
+def test_the_paper_s_panels_show_the_study_s_own_encoders_alone(study):
+    with_rivals(study, "intensity", "mine", "byol-base-combat-s0", "byol-dro-tuned-s0")
+    labels = {
+        label.get_text() for axes in figure("fig3b_common_markers", study).axes for label in axes.get_yticklabels()
+    }
+    assert labels - {""} == {"BYOL", "DINO", "MAE", "MoCo"}
