@@ -36,6 +36,7 @@ rule all:
         # The report holds copies: without being asked for, a figure or table that went missing would not be made again.
         expand("results/figures/{name}.{suffix}", name=SHOWN, suffix=["svg", "png"]),
         expand("results/tables/{name}.csv", name=WRITTEN),
+        NATIVE,
         ["results/phantom/truth.json"] if "phantom" in config else [],
 
 

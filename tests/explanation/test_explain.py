@@ -5,20 +5,48 @@ import argparse
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from neurorad import volumes
-from neurorad.encoder import Architecture, initialised, save_weights
-from neurorad.explanation import commands
-from neurorad.files import write_json, write_table
+from neurorad.encoder import Architecture, initialised, load_encoder, save_weights
+from neurorad.explanation import commands, together
+from neurorad.explanation.gradcam import gradcam, look
+from neurorad.files import read_json, write_json, write_table
 from neurorad.problems import InputError
 
 SHAPE = (24, 32, 24)
 CONTRACT = {"spacing": [3.0, 3.0, 3.0]}
 
 
+LAYERS = ["endpoint", "site", "repeat", "fold", "intercept", "lowest", "highest"]
+FEATURES = [f"e{i}" for i in range(32)]
+
+
+def models(random, endpoint):
+    """Coefficients of two folds in two repeats and of everybody: the tables of `neurorad probe` and `survival`."""
+    rows = [(endpoint, "all", repeat, fold, 0.3, -np.inf, np.inf) for repeat in (0, 1) for fold in (0, 1)]
+    rows.append((endpoint, "all", -1, -1, 9.0, -np.inf, np.inf))
+    return pd.DataFrame(rows, columns=LAYERS).join(pd.DataFrame(random.normal(0, 0.3, (5, 32)), columns=FEATURES))
+
+
+def scores_of(coefficients, features):
+    """`[6]`: patient i is in fold i % 2 of repeat 0 and in fold i // 3 of repeat 1."""
+    found = []
+    for i, x in enumerate(features):
+        each = [
+            coefficients[(coefficients["repeat"] == r) & (coefficients["fold"] == f)]
+            for r, f in ((0, i % 2), (1, i // 3))
+        ]
+        found.append(np.mean([float(x @ one[FEATURES].to_numpy()[0] + one["intercept"].iloc[0]) for one in each]))
+    return np.array(found)
+
+
 @pytest.fixture
 def study(tmp_path):
-    """Six scans (the last without a mask), an encoder folder, predictions and coefficients."""
+    """Six scans (the last without a mask), an encoder folder, and what evaluation writes for idh1 and os.
+
+    Scores of idh1 rise with the number of the patient, risks fall.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for i in range(6):
@@ -31,75 +59,92 @@ def study(tmp_path):
         digest = volumes.save(path, voxels, {"preprocessing": CONTRACT})
         if i < 5:
             np.save(path.with_name(f"s{i}.tumour.npy"), tumour.astype(np.uint8))
-        rows.append(
-            {
-                "cohort": "ucsf-pdgm",
-                "scan": f"s{i}",
-                "patient": f"p{i}",
-                "volume": str(path),
-                "sha256": digest,
-                "status": "ok",
-            }
-        )
+        who = {"cohort": "ucsf-pdgm", "scan": f"s{i}", "patient": f"p{i}"}
+        rows.append({**who, "volume": str(path), "sha256": digest, "status": "ok"})
     write_table(tmp_path / "volumes.tsv", pd.DataFrame(rows))
     architecture = Architecture("resnet10", 4, 1, False, "group")
-    encoder = initialised(architecture, seed=0)
     folder = tmp_path / "byol-dro-s0"
     folder.mkdir()
-    save_weights(folder, encoder)
+    save_weights(folder, initialised(architecture, seed=0))
     write_json(folder / "card.json", {"architecture": vars(architecture), "preprocessing": CONTRACT})
-    names = {
-        "encoder": "byol-dro-s0",
-        "endpoint": "idh1",
-        "protocol": "within_site",
-        "site": "ucsf-pdgm",
-        "cohort": "ucsf-pdgm",
-    }
-    scores = pd.DataFrame(
-        [{**names, "patient": f"p{i}", "scan": f"s{i}", "label": i % 2, "score": 0.1 * i} for i in range(6)]
-    )
-    write_table(tmp_path / "predictions.parquet", scores)
-    weights = dict(zip([f"e{i}" for i in range(32)], rng.normal(size=32), strict=True))
-    write_table(
-        tmp_path / "coefficients.parquet",
-        pd.DataFrame([{"endpoint": "idh1", "site": "all", "intercept": 0.3, **weights}]),
-    )
-    features = pd.DataFrame(rng.normal(size=(6, 32)), columns=[f"e{i}" for i in range(32)])
-    write_table(tmp_path / "embeddings.parquet", pd.DataFrame(rows)[["cohort", "scan", "patient"]].join(features))
+    identity = pd.DataFrame(rows)[["cohort", "patient", "scan"]]
+    features = rng.normal(size=(6, 32))
+    drawn = [
+        identity.assign(endpoint=endpoint, protocol="combined", site="all", repeat=repeat, fold=fold)
+        for endpoint in ("idh1", "os")
+        for repeat, fold in ((0, np.arange(6) % 2), (1, np.arange(6) // 3))
+    ]
+    write_table(tmp_path / "folds.parquet", pd.concat(drawn))
+    first = identity.assign(encoder="byol-dro-s0", protocol="combined", site="all")
+    tables = {endpoint: models(rng, endpoint) for endpoint in ("idh1", "os")}
+    # e0 is set so that the scores are in the order that the tests count on.
+    tables["idh1"]["e0"] = tables["os"]["e0"] = 1.0
+    features[:, 0] += 10 * np.arange(6)
+    tables["os"][FEATURES] *= -1
+    for endpoint, column in (("idh1", "score"), ("os", "risk")):
+        table = first.assign(
+            endpoint=endpoint, label=np.arange(6) % 2, **{column: scores_of(tables[endpoint], features)}
+        )
+        if endpoint == "os":
+            table = table.drop(columns="label").assign(event=[1, 0, 1, 1, 0, 1], os_days=100.0 * np.arange(1, 7))
+        write_table(tmp_path / f"{endpoint}.predictions.parquet", table)
+        write_table(tmp_path / f"{endpoint}.coefficients.parquet", tables[endpoint])
+    write_table(tmp_path / "embeddings.parquet", identity.join(pd.DataFrame(features, columns=FEATURES)))
     write_json(tmp_path / "audit.json", {"stamp": "STAMPED"})
     return tmp_path
+
+
+def run(words):
+    parser = argparse.ArgumentParser()
+    commands.add_verbs(parser.add_subparsers())
+    args = parser.parse_args([str(word) for word in words])
+    args.run(args)
 
 
 def explain(folder, **changed):
     flags = {
         "encoder": folder / "byol-dro-s0",
-        "coefficients": folder / "coefficients.parquet",
-        "predictions": folder / "predictions.parquet",
+        "coefficients": (folder / "idh1.coefficients.parquet", folder / "os.coefficients.parquet"),
+        "predictions": (folder / "idh1.predictions.parquet", folder / "os.predictions.parquet"),
+        "folds": folder / "folds.parquet",
         "volumes": folder / "volumes.tsv",
         "embeddings": folder / "embeddings.parquet",
         "leakage": folder / "audit.json",
         "endpoint": "idh1",
         "out": folder / "out",
-        **{"close": 2, "window": 12, "steps": 3},
+        **{"close": 2, "window": 24, "steps": 3},
         **changed,
     }
-    parser = argparse.ArgumentParser()
-    commands.add_verbs(parser.add_subparsers())
-    words = [(f"--{name}", *(value if isinstance(value, tuple) else (value,))) for name, value in flags.items()]
-    args = parser.parse_args(["explain", *(str(word) for flag in words for word in flag)])
-    args.run(args)
+    run(
+        [
+            "explain",
+            *(
+                word
+                for name, value in flags.items()
+                for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
+            ),
+        ]
+    )
+
+
+def read(path):
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def change(path, **columns):
+    write_table(path, pd.read_parquet(path).assign(**columns))
 
 
 def test_maps_and_agreement(study):
     explain(study)
-    with np.load(study / "out" / "maps.npz", allow_pickle=False) as stored:
-        maps = dict(stored)
+    maps = read(study / "out" / "idh1" / "maps.npz")
     assert list(maps["scan"]) == ["s5", "s4", "s1", "s0"]
     assert maps["maps"].shape == (4, *SHAPE) and maps["maps"].dtype == np.float16
     assert (maps["maps"] >= 0).all() and (maps["maps"].max(axis=(1, 2, 3)) > 0.99).all()
     assert maps["t1c"].shape == maps["t2f"].shape == maps["tumour"].shape == (4, *SHAPE[:2])
     assert (maps["slice"][1:] == 8).all(), "the first of the slices with most tumour"
-    table = pd.read_parquet(study / "out" / "agreement.parquet").set_index("scan")
+    table = pd.read_parquet(study / "out" / "idh1" / "agreement.parquet").set_index("scan")
     assert np.isnan(table.loc["s5", "mass"]) and table.loc["s5", "note"] == "not estimable: no tumour mask"
     known = table.drop("s5")
     assert (
@@ -114,14 +159,14 @@ def test_same_bytes_again(study):
     explain(study)
     explain(study, out=study / "again")
     for name in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet"):
-        assert (study / "out" / name).read_bytes() == (study / "again" / name).read_bytes()
+        assert (study / "out" / "idh1" / name).read_bytes() == (study / "again" / "idh1" / name).read_bytes()
 
 
 def test_checks_stand_beside_the_prior_with_intervals_and_counts(study):
     explain(study)
-    scans = pd.read_parquet(study / "out" / "check_scans.parquet")
+    scans = pd.read_parquet(study / "out" / "idh1" / "check_scans.parquet")
     assert set(scans["scan"]) == {"s0", "s1", "s2", "s3", "s4"}, "s5 has no mask"
-    checks = pd.read_parquet(study / "out" / "checks.parquet").set_index(["protocol", "metric"])
+    checks = pd.read_parquet(study / "out" / "idh1" / "checks.parquet").set_index(["protocol", "metric"])
     assert set(checks["leakage"]) == {"STAMPED"}
     mass = checks.loc[("gradcam", "mass_in_tumour")]
     mine = scans[(scans["map"] == "gradcam") & (scans["metric"] == "mass_in_tumour")]["value"]
@@ -142,55 +187,213 @@ def test_another_seed_tells_whether_maps_are_repeatable(study):
     twin.mkdir()
     for name in ("encoder.safetensors", "card.json"):
         (twin / name).write_bytes((study / "byol-dro-s0" / name).read_bytes())
-    explain(study, twin=(twin, study / "coefficients.parquet"))
-    checks = pd.read_parquet(study / "out" / "checks.parquet").set_index(["protocol", "metric"])
+    explain(study, twin=(twin, study / "idh1.coefficients.parquet"))
+    checks = pd.read_parquet(study / "out" / "idh1" / "checks.parquet").set_index(["protocol", "metric"])
     assert checks.loc[("gradcam", "seed_1"), "value"] == pytest.approx(1), "the same weights: the same map"
 
 
 def test_counter_evidence_is_kept_beside_the_map(study):
     explain(study)
-    with np.load(study / "out" / "maps.npz", allow_pickle=False) as stored:
-        against, maps = stored["against"], stored["maps"]
-    assert against.shape == maps.shape and (against >= 0).all() and against.max() <= 1
-    assert maps.shape[1:] == SHAPE
+    maps = read(study / "out" / "idh1" / "maps.npz")
+    assert maps["against"].shape == maps["maps"].shape == (4, *SHAPE)
+    assert (maps["against"] >= 0).all() and maps["against"].max() <= 1
+    for i, level in enumerate(maps["slice"]):
+        assert np.array_equal(maps["map_plane"][i], maps["maps"][i, :, :, level])
+        assert np.array_equal(maps["against_plane"][i], maps["against"][i, :, :, level])
 
 
-def test_layers_differ(study):
+def test_a_map_is_of_the_models_that_had_not_seen_the_patient(study):
     explain(study)
-    explain(study, out=study / "deep", layer="layer4")
-    maps = [np.load(study / name / "maps.npz")["maps"] for name in ("out", "deep")]
-    assert not np.array_equal(*maps)
+    maps = read(study / "out" / "idh1" / "maps.npz")
+    coefficients = pd.read_parquet(study / "idh1.coefficients.parquet")
+    # s4 was held out by fold 0 of repeat 0 and by fold 1 of repeat 1.
+    models = coefficients.set_index(["repeat", "fold"])[FEATURES].loc[[(0, 0), (1, 1)]]
+    encoder, _ = load_encoder(study / "byol-dro-s0")
+    volume = torch.from_numpy(volumes.load(study / "ucsf-pdgm" / "s4.b2nd"))[None]
+    weights = torch.from_numpy(models.mean().to_numpy(np.float32))[None]
+    cam = gradcam(look(encoder, encoder.network.layer3, weights, volume))[0, 0].numpy()
+    assert maps["scan"][1] == "s4"
+    assert np.allclose(maps["maps"][1], cam / cam.max(), atol=1e-3)
+    everybody = coefficients[coefficients["repeat"] == -1][FEATURES].to_numpy(np.float32)
+    other = gradcam(look(encoder, encoder.network.layer3, torch.from_numpy(everybody), volume))[0, 0].numpy()
+    assert not np.allclose(maps["maps"][1], other / other.max(), atol=1e-2)
 
 
-def test_an_endpoint_that_could_not_be_probed_is_a_row_that_says_so(study):
-    explain(study, endpoint="tert")
-    table = pd.read_parquet(study / "out" / "agreement.parquet")
+def test_risk_is_explained_as_a_probe_is(study):
+    """The models of the risk are those of idh1 with another sign: what raises one lowers the other."""
+    negative = pd.read_parquet(study / "idh1.coefficients.parquet").assign(endpoint="os", intercept=-0.3)
+    negative[FEATURES] *= -1
+    write_table(study / "os.coefficients.parquet", negative)
+    score = pd.read_parquet(study / "idh1.predictions.parquet")["score"]
+    change(study / "os.predictions.parquet", risk=-score)
+    explain(study, endpoint=("idh1", "os"))
+    marker, risk = (read(study / "out" / name / "maps.npz") for name in ("idh1", "os"))
+    assert list(risk["scan"]) == list(marker["scan"])[::-1]
+    assert list(risk["status"]) == ["died at 100 d", "alive at 200 d", "alive at 500 d", "died at 600 d"]
+    assert np.allclose(risk["score"], -marker["score"][::-1])
+    for i in range(4):
+        against, there = marker["against"][3 - i].astype(float), risk["maps"][i].astype(float)
+        if against.max() > 0.01:
+            assert np.allclose(there, against / against.max(), atol=2e-2)
+    checks = pd.read_parquet(study / "out" / "os" / "checks.parquet").set_index(["protocol", "metric"])
+    assert ("gradcam", "permuted_labels") in checks.index and set(checks["endpoint"]) == {"os"}
+
+
+def test_together_or_alone_the_numbers_are_the_same(study):
+    explain(study, endpoint=("idh1", "os"))
+    explain(study, endpoint="os", out=study / "alone", batch=1)
+    one, other = (pd.read_parquet(study / folder / "os" / "check_scans.parquet") for folder in ("out", "alone"))
+    pd.testing.assert_frame_equal(one, other, atol=1e-4)
+    assert np.allclose(
+        read(study / "out" / "os" / "maps.npz")["maps"], read(study / "alone" / "os" / "maps.npz")["maps"], atol=2e-3
+    )
+
+
+def test_every_scan_passes_the_encoder_once_whatever_the_number_of_endpoints(study, monkeypatch):
+    passed = []
+    whole = together.look_at
+
+    def counted(encoder, *given):
+        hook = encoder.register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
+        for seen in whole(encoder, *given):
+            hook.remove()
+            yield seen
+            hook = encoder.register_forward_hook(lambda module, inputs, output: passed.append(len(inputs[0])))
+        hook.remove()
+
+    monkeypatch.setattr(together, "look_at", counted)
+    explain(study, endpoint=("idh1", "os"))
+    assert sum(passed) == 6
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+def test_layers_differ(study, layer):
+    explain(study)
+    explain(study, out=study / "other", layer=layer)
+    one, other = (read(study / name / "idh1" / "maps.npz") for name in ("out", "other"))
+    assert str(other["layer"]) == layer and not np.array_equal(one["maps"], other["maps"])
+
+
+def test_an_endpoint_that_could_not_be_probed_is_a_row_that_says_so_and_stops_no_other(study):
+    explain(study, endpoint=("tert", "idh1"))
+    table = pd.read_parquet(study / "out" / "tert" / "agreement.parquet")
     assert table["note"].tolist() == ["not estimable: no probe of tert could be fitted"]
     assert table[["mass", "prior_mass"]].isna().all(axis=None)
-    with np.load(study / "out" / "maps.npz", allow_pickle=False) as stored:
-        assert len(stored["patient"]) == 0 and str(stored["endpoint"]) == "tert"
+    maps = read(study / "out" / "tert" / "maps.npz")
+    assert len(maps["patient"]) == 0 and str(maps["endpoint"]) == "tert"
+    (row,) = pd.read_parquet(study / "out" / "tert" / "checks.parquet").to_dict("records")
+    assert np.isnan(row["value"]) and row["note"] == "not estimable: no probe of tert could be fitted"
+    assert "no probe of tert" in (study / "out" / "tert" / "viewer.html").read_text()
+    assert len(read(study / "out" / "idh1" / "maps.npz")["patient"]) == 4
+
+
+def test_an_empty_mask_is_not_estimable_and_the_others_count(study):
+    np.save(study / "ucsf-pdgm" / "s4.tumour.npy", np.zeros(SHAPE, np.uint8))
+    explain(study)
+    table = pd.read_parquet(study / "out" / "idh1" / "agreement.parquet").set_index("scan")
+    assert table.loc["s4", "note"] == "not estimable: no tumour mask" and table.loc["s1", "note"] == ""
+    checks = pd.read_parquet(study / "out" / "idh1" / "checks.parquet").set_index(["protocol", "metric"])
+    assert checks.loc[("gradcam", "mass_in_tumour"), "n"] == 4
+
+
+def test_without_any_mask_the_checks_say_so(study):
+    for path in (study / "ucsf-pdgm").glob("*.tumour.npy"):
+        path.unlink()
+    explain(study)
+    (row,) = pd.read_parquet(study / "out" / "idh1" / "checks.parquet").to_dict("records")
+    assert row["n"] == 0 and row["note"] == "not estimable: no scan with a tumour mask"
+
+
+def test_a_patient_whose_scan_was_left_out_is_not_shown(study):
+    change(study / "embeddings.parquet")
+    table = pd.read_table(study / "volumes.tsv")
+    table.loc[table["scan"] == "s4", "status"] = "excluded"
+    write_table(study / "volumes.tsv", table)
+    explain(study)
+    assert list(read(study / "out" / "idh1" / "maps.npz")["scan"]) == ["s5", "s3", "s1", "s0"]
 
 
 def test_an_endpoint_nobody_declared_is_an_error_that_lists_the_known(study):
-    with pytest.raises(InputError, match="'idh9'.*known: idh1, mgmt"):
+    with pytest.raises(InputError, match="'idh9'.*known: idh1, mgmt.*os"):
         explain(study, endpoint="idh9")
 
 
-def test_predictions_of_another_encoder_are_refused(study):
-    table = pd.read_parquet(study / "predictions.parquet").assign(encoder="mae-base-s0")
-    write_table(study / "predictions.parquet", table)
-    with pytest.raises(InputError, match="mae-base-s0, not of byol-dro-s0"):
-        explain(study)
+def wrong_encoder(study):
+    change(study / "idh1.predictions.parquet", encoder="mae-base-s0")
 
 
-def test_mask_on_another_grid_is_refused(study):
+def short_coefficients(study):
+    path = study / "idh1.coefficients.parquet"
+    write_table(path, pd.read_parquet(path).drop(columns="e31"))
+
+
+def coefficients_of_another_probe(study):
+    path = study / "idh1.coefficients.parquet"
+    change(path, e7=pd.read_parquet(path)["e7"] + 0.5)
+
+
+def infinite_coefficients(study):
+    change(study / "idh1.coefficients.parquet", e7=np.inf)
+
+
+def folds_of_another_draw(study):
+    table = pd.read_parquet(study / "folds.parquet")
+    write_table(study / "folds.parquet", table.assign(fold=table["fold"] + 7 * (table["patient"] == "p2")))
+
+
+def embeddings_of_one_cohort(study):
+    write_table(study / "embeddings.parquet", pd.read_parquet(study / "embeddings.parquet").head(4))
+
+
+def mask_on_another_grid(study):
     np.save(study / "ucsf-pdgm" / "s4.tumour.npy", np.ones((4, 4, 4), np.uint8))
-    with pytest.raises(InputError, match="not on the volume's grid"):
-        explain(study)
 
 
-def test_coefficients_of_another_length_are_refused(study):
-    table = pd.read_parquet(study / "coefficients.parquet").drop(columns="e31")
-    write_table(study / "coefficients.parquet", table)
-    with pytest.raises(InputError, match="31 weights, but the encoder makes 32"):
+def damaged_volume(study):
+    (study / "ucsf-pdgm" / "s4.b2nd").write_bytes(b"half")
+
+
+def other_preprocessing(study):
+    card = study / "ucsf-pdgm" / "s4.json"
+    write_json(card, read_json(card) | {"preprocessing": {"spacing": [1.0, 1.0, 1.0]}})
+
+
+def no_encoder(study):
+    (study / "byol-dro-s0" / "card.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (wrong_encoder, "mae-base-s0, not of byol-dro-s0"),
+        (short_coefficients, "31 weights for idh1, but the encoder makes 32"),
+        (coefficients_of_another_probe, "do not give the scores of --predictions for idh1"),
+        (infinite_coefficients, "weights of idh1 are not finite"),
+        (folds_of_another_draw, "1 patients with a score for idh1 have no fold"),
+        (embeddings_of_one_cohort, "2 scans with a score have no embedding"),
+        (mask_on_another_grid, r"s4 of ucsf-pdgm: tumour mask \[4, 4, 4\] is not on the volume's grid"),
+        (damaged_volume, "s4 of ucsf-pdgm.*make the volume again"),
+        (other_preprocessing, "s4 of ucsf-pdgm: preprocessed unlike the encoder's volumes: spacing"),
+        (no_encoder, "an encoder folder is made by `neurorad pretrain`"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_by_name(study, spoil, said):
+    spoil(study)
+    with pytest.raises(InputError, match=said):
         explain(study)
+    assert not (study / "out").exists(), "nothing half-written"
+
+
+def test_a_layer_without_a_spatial_map_is_refused_by_name(study, monkeypatch):
+    architecture = Architecture("resnet10", 4, 2, True, "group")
+    save_weights(study / "byol-dro-s0", initialised(architecture, seed=0))
+    write_json(study / "byol-dro-s0" / "card.json", {"architecture": vars(architecture), "preprocessing": CONTRACT})
+    explain(study, layer="layer3")
+    for i in range(6):
+        path = study / "ucsf-pdgm" / f"s{i}.b2nd"
+        volumes.save(path, volumes.load(path)[:, :16, :16, :16], {"preprocessing": CONTRACT})
+        path.with_name(f"s{i}.tumour.npy").unlink(missing_ok=True)
+    with pytest.raises(
+        InputError, match="--layer layer4: its map has one voxel on these volumes; take an earlier layer"
+    ):
+        explain(study, layer="layer4", out=study / "deep")

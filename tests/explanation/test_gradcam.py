@@ -10,7 +10,7 @@ from neurorad.explanation.gradcam import gradcam_plus_plus, look
 
 
 def gradcam(net: nn.Module, layer: nn.Module, weights: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
-    return cams.gradcam(look(net, layer, weights, volume[None]))[0]
+    return cams.gradcam(look(net, layer, weights[None], volume[None]))[0, 0]
 
 
 class Brightness(nn.Module):
@@ -115,12 +115,12 @@ def test_a_layer_without_space_is_an_error(blob):
     net.layer.append(nn.AdaptiveAvgPool3d(1)).append(nn.Flatten())
     net.forward = lambda volume: net.layer(net.stem(volume))
     with pytest.raises(ValueError, match="no spatial map"):
-        look(net, net.layer, torch.ones(8), blob[0][None])
+        look(net, net.layer, torch.ones(1, 8), blob[0][None])
 
 
 def test_counter_evidence_is_the_map_of_the_opposite_probe(blob):
     net, weights = Small(1), torch.randn(8, generator=torch.Generator().manual_seed(2))
-    against = cams.gradcam(look(net, net.layer, weights, blob[0][None]), against=True)[0]
+    against = cams.gradcam(look(net, net.layer, weights[None], blob[0][None]), against=True)[0, 0]
     torch.testing.assert_close(against, gradcam(net, net.layer, -weights, blob[0]))
 
 
@@ -128,7 +128,7 @@ def test_plus_plus_agrees_with_monai_but_for_its_scale(blob):
     from monai.visualize import GradCAMpp
 
     net, weights = Small(1).eval(), torch.randn(8, generator=torch.Generator().manual_seed(2)) * 20
-    ours = gradcam_plus_plus(look(net, net.layer, weights, blob[0][None]))[0]
+    ours = gradcam_plus_plus(look(net, net.layer, weights[None], blob[0][None]))[0, 0]
     head = nn.Linear(8, 1)
     head.weight.data, head.bias.data = weights[None], torch.zeros(1)
     whole = nn.Sequential(net, head)
@@ -138,16 +138,22 @@ def test_plus_plus_agrees_with_monai_but_for_its_scale(blob):
     assert not torch.allclose(ours / ours.max(), plain / plain.max(), atol=0.05)
 
 
-def test_a_batch_gives_the_maps_of_its_scans(blob):
-    net, weights = Small(1), torch.randn(8, generator=torch.Generator().manual_seed(2))
+def test_a_batch_of_scans_and_scores_gives_the_map_of_each(blob):
+    net, weights = Small(1), torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
     scans = torch.stack([blob[0], blob[0].flip(1), 2 * blob[0]])
     together = look(net, net.layer, weights, scans)
+    of_its_own = look(net, net.layer, torch.stack([weights, 2 * weights, -weights]), scans)
     for i, scan in enumerate(scans):
-        torch.testing.assert_close(cams.gradcam(together)[i], gradcam(net, net.layer, weights, scan))
-    assert together.logit.shape == (3,)
+        for e in range(3):
+            alone = gradcam(net, net.layer, weights[e], scan)
+            torch.testing.assert_close(cams.gradcam(together)[e, i], alone)
+        alone = gradcam(net, net.layer, (1, 2, -1)[i] * weights[0], scan)
+        torch.testing.assert_close(cams.gradcam(of_its_own)[0, i], alone)
+    assert together.score.shape == (3, 3)
+    torch.testing.assert_close(together.score, net.eval()(scans) @ weights.T)
 
 
-def test_a_map_costs_at_most_three_forward_passes(blob):
+def test_three_maps_of_a_scan_cost_at_most_three_forward_passes(blob):
     """Counted in multiplications, so that a busy machine decides nothing: the backward pass stops at the layer."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -159,6 +165,6 @@ def test_a_map_costs_at_most_three_forward_passes(blob):
         encoder.eval()(volume)
     for layer in ("layer2", "layer3", "layer4"):
         with FlopCounterMode(display=False) as mapped:
-            seen = look(encoder, getattr(encoder.network, layer), torch.ones(encoder.dimension), volume)
+            seen = look(encoder, getattr(encoder.network, layer), torch.rand(3, encoder.dimension), volume)
             cams.gradcam(seen), gradcam_plus_plus(seen)
         assert forward.get_total_flops() <= mapped.get_total_flops() <= 3 * forward.get_total_flops()

@@ -300,8 +300,11 @@ def explanation() -> tuple[list[dict[str, np.ndarray]], pd.DataFrame]:
         "scan": ids,
         "label": np.array([1.0, 1.0, 0.0, 0.0]),
         "score": np.array([0.97, 0.91, 0.12, 0.04]),
-        "maps": np.stack(maps).astype(np.float16),
-        "against": np.stack([0.4 * maps[0], 0.9 * maps[1][::-1], 0 * maps[0], 0 * maps[0]]).astype(np.float16),
+        "status": np.array(["positive", "positive", "negative", "negative"]),
+        "map_plane": np.stack(maps)[..., 24].astype(np.float16),
+        "against_plane": np.stack([0.4 * maps[0], 0.9 * maps[1][::-1], 0 * maps[0], 0 * maps[0]])[..., 24].astype(
+            np.float16
+        ),
         "slice": np.full(4, 24),
         "t1c": np.stack(t1c).astype(np.float16),
         "t2f": np.stack(t2f).astype(np.float16),
@@ -324,9 +327,9 @@ def map_checks(rng: np.random.Generator) -> pd.DataFrame:
     rows = []
     alike = [*(f"cascade_{stage}" for stage in ("layer4", "layer3", "layer2", "layer1", "stem")), "permuted_labels"]
     for encoder in ENCODERS:
-        for kind in ("gradcam", "occlusion", "centre_prior", "random"):
+        for kind in ("gradcam", "occlusion", "centre_prior", "untrained", "random"):
             for metric, middle in (("mass_in_tumour", 0.2), ("deletion_fall", 0.5)):
-                if (kind, metric) != ("random", "mass_in_tumour"):
+                if (kind, metric) not in (("random", "mass_in_tumour"), ("untrained", "deletion_fall")):
                     value = middle * (2 if kind == "gradcam" else 1) + rng.normal(0, 0.03)
                     rows.append({**row(encoder, "all", "idh1", metric, value, 0.08, 16, 0), "protocol": kind})
         for place, metric in enumerate((*alike, "simple_probe")):

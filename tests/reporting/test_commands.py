@@ -51,7 +51,7 @@ def error_of(capsys, *arguments: object) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["fig1_flow", "fig2_training", "fig4a_survival", "fig4c_sites", "fig6_gradcam"])
+@pytest.mark.parametrize("name", ["fig1_flow", "fig2_training", "fig4a_survival", "fig4c_sites", "fig6a_heat_maps"])
 def test_a_figure_of_files_is_the_figure_of_the_tables(name, written, study, files, tmp_path):
     stem = tmp_path / "new" / name
     entry = FIGURES[name]

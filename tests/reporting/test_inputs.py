@@ -87,11 +87,13 @@ def test_an_audit_without_a_stamp_is_refused(tmp_path):
 
 
 def test_maps_are_read_as_they_were_stored_and_without_pickles(tmp_path):
-    stored = {"encoder": np.array("byol-dro-s0"), "maps": np.ones((1, 2, 2, 2), np.float16)}
+    planes = {"map_plane": np.ones((1, 2, 2), np.float16), "against_plane": np.zeros((1, 2, 2), np.float16)}
+    stored = {"encoder": np.array("byol-dro-s0"), "maps": np.ones((1, 2, 2, 2), np.float16), **planes}
     np.savez_compressed(tmp_path / "maps.npz", **stored)
     (maps,) = read_tables(parse("--maps", tmp_path / "maps.npz")).maps
     assert str(maps["encoder"]) == "byol-dro-s0"
-    assert (maps["maps"] == stored["maps"]).all()
+    assert "maps" not in maps, "figures need the planes alone"
+    assert all((maps[name] == planes[name]).all() for name in planes)
     np.savez(tmp_path / "bad.npz", encoder=np.array([{"code": 1}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         read_tables(parse("--maps", tmp_path / "bad.npz"))

@@ -58,8 +58,9 @@ def main(arguments: list[str]) -> None:
             for file in ("encoder.safetensors", "card.json", "history.csv", "groups.csv"):
                 write("--out", below=f"/{file}")
         case "explain":
-            for file in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"):
-                write("--out", below=f"/{file}")
+            for endpoint in flags["--endpoint"]:
+                for file in ("maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"):
+                    write("--out", below=f"/{endpoint}/{file}")
         case "figure":
             for suffix in (".svg", ".png", ".pdf", ".csv"):
                 write("--out", below=suffix)

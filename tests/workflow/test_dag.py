@@ -249,6 +249,6 @@ def test_the_schema_knows_every_release_and_endpoint():
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())["properties"]
     block = schema["cohorts"]["additionalProperties"]["properties"]
     assert set(block["release"]["enum"]) == {*RELEASES, "generic"}
-    assert schema["explanation"]["properties"]["endpoints"]["items"]["enum"] == list(endpoints())
+    assert schema["explanation"]["properties"]["endpoints"]["items"]["enum"] == [*endpoints(), "os"]
     tuned = schema["rivals"]["properties"]["finetune"]["properties"]
     assert tuned["endpoints"]["items"]["enum"] == list(endpoints())

@@ -15,7 +15,7 @@ STAGES = {
     "pretraining": ("pretrain", "cost"),
     "embedding": ("embed", "embed-shifted", "ensemble", "export", "finetune", "rivals"),
     "evaluation": ("folds", "probe", "survival", "invariance", "stress", "compare", "clean", "reliability"),
-    "explanation": ("explain",),
+    "explanation": ("explain", "native"),
     "reporting": ("figure", "training-pages", "table", "report"),
     "provenance": ("crate", "verify", "phi-audit", "plan", "trace", "lock-plan", "deviations", "claims"),
     "phantom": ("phantom",),

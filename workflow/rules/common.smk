@@ -43,6 +43,14 @@ BASELINES = [name for name in frozen_names(RIVALS) if CLINICAL or name != "clini
 COMBATS = combat_names(RIVALS, ENCODERS)
 TUNED = tuned_names(RIVALS)
 EXPLANATION = {"endpoints": [], "patients": 4, "layer": "layer3", **config.get("explanation", {})}
+EXPLAINED_KINDS = [
+    kind
+    for kind, wanted in {
+        "probe": set(EXPLANATION["endpoints"]) - {"os"},
+        "survival": set(EXPLANATION["endpoints"]) & {"os"},
+    }.items()
+    if wanted
+]
 LOCKED = read_lock(LOCK)
 PLAN = stamp(LOCKED, config)
 EXPLAINED = ["maps.npz", "agreement.parquet", "check_scans.parquet", "checks.parquet", "viewer.html"]
@@ -378,20 +386,34 @@ def twin_files(wildcards):
         for other in twins(wildcards.encoder)
         for path in (
             *multiext(f"{encoder_folder(other)}/", "card.json", "encoder.safetensors"),
-            f"results/evaluation/probe/{other}.coefficients.parquet",
+            *expand("results/evaluation/{kind}/{other}.coefficients.parquet", kind=EXPLAINED_KINDS, other=other),
         )
     ]
 
 
 def twin_flags(wildcards):
     return " ".join(
-        f"--twin {shlex.quote(encoder_folder(other))} results/evaluation/probe/{other}.coefficients.parquet"
+        f"--twin {shlex.quote(encoder_folder(other))} "
+        + " ".join(f"results/evaluation/{kind}/{other}.coefficients.parquet" for kind in EXPLAINED_KINDS)
         for other in twins(wildcards.encoder)
     )
 
 
 def effort_flags(wildcards):
-    return " ".join(f"--{key} {value}" for key, value in sorted(EXPLANATION.items()) if key != "endpoints")
+    return " ".join(
+        f"--{key} {value}" for key, value in sorted(EXPLANATION.items()) if key not in ("endpoints", "native")
+    )
+
+
+NATIVE = (
+    [
+        f"results/explanation/{encoder}/{endpoint}/native"
+        for encoder in ENCODERS
+        for endpoint in EXPLANATION["endpoints"]
+    ]
+    if "native" in EXPLANATION
+    else []
+)
 
 
 # Reporting

@@ -1,34 +1,63 @@
-"""Where an encoder looks: Grad-CAM of one endpoint's probe, and its agreement with the tumour."""
+"""Where an encoder looks: Grad-CAM of its probes and of its risk, and their agreement with the tumour."""
+
+# One job an encoder: a scan is read and passes the encoder once for all endpoints. Without endpoints there is no rule.
+if EXPLANATION["endpoints"]:
+
+    rule explain:
+        input:
+            encoder=lambda wildcards: multiext(
+                f"{encoder_folder(wildcards.encoder)}/", "card.json", "encoder.safetensors"
+            ),
+            predictions=expand("results/evaluation/{kind}/{{encoder}}.predictions.parquet", kind=EXPLAINED_KINDS),
+            coefficients=expand("results/evaluation/{kind}/{{encoder}}.coefficients.parquet", kind=EXPLAINED_KINDS),
+            folds="results/evaluation/folds.parquet",
+            volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
+            embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
+            leakage="results/cohorts/leakage_audit.json",
+            twins=twin_files,
+        output:
+            expand(
+                "results/explanation/{{encoder}}/{endpoint}/{file}",
+                endpoint=EXPLANATION["endpoints"],
+                file=EXPLAINED,
+            ),
+        log:
+            "results/logs/explain/{encoder}.log",
+        benchmark:
+            "results/benchmarks/explain/{encoder}.tsv"
+        conda:
+            "../../envs/neurorad.yaml"
+        resources:
+            gpu=1,
+        params:
+            encoder=lambda wildcards: encoder_folder(wildcards.encoder),
+            endpoints=" ".join(EXPLANATION["endpoints"]),
+            twins=twin_flags,
+            effort=effort_flags,
+            code=code_of("explanation.commands:run_explain", resources=["endpoints.yaml"]),
+        shell:
+            "neurorad explain --encoder {params.encoder:q} --endpoint {params.endpoints}"
+            " --coefficients {input.coefficients:q} --predictions {input.predictions:q} --folds {input.folds:q}"
+            " --volumes {input.volumes:q} --embeddings {input.embeddings:q} --leakage {input.leakage:q}"
+            " {params.twins} {params.effort} --out results/explanation/{wildcards.encoder} --threads {threads}"
+            " 2> >(tee {log:q} >&2)"
 
 
-rule explain:
+rule native:
     input:
-        encoder=lambda wildcards: multiext(f"{encoder_folder(wildcards.encoder)}/", "card.json", "encoder.safetensors"),
-        predictions="results/evaluation/probe/{encoder}.predictions.parquet",
-        coefficients="results/evaluation/probe/{encoder}.coefficients.parquet",
+        maps="results/explanation/{encoder}/{endpoint}/maps.npz",
         volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
-        embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),
-        leakage="results/cohorts/leakage_audit.json",
-        twins=twin_files,
     output:
-        multiext("results/explanation/{encoder}/{endpoint}/", *EXPLAINED),
+        directory("results/explanation/{encoder}/{endpoint}/native"),
     log:
-        "results/logs/explain/{encoder}/{endpoint}.log",
+        "results/logs/native/{encoder}/{endpoint}.log",
     benchmark:
-        "results/benchmarks/explain/{encoder}/{endpoint}.tsv"
+        "results/benchmarks/native/{encoder}/{endpoint}.tsv"
     conda:
         "../../envs/neurorad.yaml"
-    resources:
-        gpu=1,
     params:
-        encoder=lambda wildcards: encoder_folder(wildcards.encoder),
-        folder=folder_of,
-        twins=twin_flags,
-        effort=effort_flags,
-        code=code_of("explanation.commands:run_explain", resources=["endpoints.yaml"]),
+        sequence=EXPLANATION.get("native", "t1c"),
+        code=code_of("explanation.commands:run_native"),
     shell:
-        "neurorad explain --encoder {params.encoder:q} --endpoint {wildcards.endpoint}"
-        " --coefficients {input.coefficients:q} --predictions {input.predictions:q} --volumes {input.volumes:q}"
-        " --embeddings {input.embeddings:q} --leakage {input.leakage:q} {params.twins} {params.effort}"
-        " --out {params.folder:q} --threads {threads}"
-        " 2> >(tee {log:q} >&2)"
+        "neurorad native --maps {input.maps:q} --volumes {input.volumes:q} --sequence {params.sequence}"
+        " --out {output:q} 2> >(tee {log:q} >&2)"

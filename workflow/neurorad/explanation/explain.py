@@ -1,8 +1,9 @@
-"""Maps and their agreement with the tumour, for the chosen scans of one encoder and one endpoint."""
+"""From volumes to maps: each scan is read once and passes the encoder once, whatever the number of endpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from neurorad import volumes
 from neurorad.contract import contract_differences
 from neurorad.encoder import Encoder
 from neurorad.explanation.agreement import centre_prior, mass_in_mask, pointing_hit, telling_slice
-from neurorad.explanation.gradcam import gradcam, look
+from neurorad.explanation.gradcam import Layer, gradcam, look
+from neurorad.explanation.probes import Probe
 from neurorad.problems import InputError
 
 LAYERS = ("layer2", "layer3", "layer4")
@@ -26,26 +28,25 @@ T1C, T2F = volumes.SEQUENCES.index("t1c"), volumes.SEQUENCES.index("t2f")
 AGREEMENT = ("mass", "hit", "prior_mass", "prior_hit", "tumour_share")
 
 
-def probe_weights(coefficients: pd.DataFrame, endpoint: str, dimension: int) -> torch.Tensor:
-    """`[d]`: the probe of all sites as one linear layer on the raw embedding.
+@dataclass(frozen=True)
+class Seen:
+    """One scan that passed the encoder.
 
-    Raises:
-        InputError: no such probe, more than one, or one for embeddings of another length.
+    row: cohort, patient, scan, volume. voxels: `[4, D, H, W]`. tumour: `[D, H, W]`, all false without a mask. brain:
+    `[D, H, W]`. weights: `[E, d]` of the models that never saw its patient, 0 where it has no label. layer: of a batch of
+    one.
     """
-    rows = coefficients[(coefficients["endpoint"] == endpoint) & (coefficients["site"] == "all")]
-    if len(rows) != 1:
-        there = ", ".join(sorted(coefficients["endpoint"].astype(str).unique()))
-        raise InputError(f"--coefficients: {len(rows)} rows for {endpoint} at site all, expected 1; endpoints: {there}")
-    names = [f"e{i}" for i in range(dimension)]
-    numbers = sum(column.startswith("e") and column[1:].isdigit() for column in rows)
-    if numbers != dimension or not set(names) <= set(rows):
-        raise InputError(
-            f"--coefficients: {numbers} weights, but the encoder makes {dimension} features; give both of one encoder"
-        )
-    weights = rows[names].to_numpy(np.float32)[0]
-    if not np.isfinite(weights).all():
-        raise InputError(f"--coefficients: the probe of {endpoint} could not be fitted (weights are not finite)")
-    return torch.from_numpy(weights)
+
+    row: Any
+    voxels: np.ndarray
+    tumour: np.ndarray
+    brain: np.ndarray
+    weights: torch.Tensor
+    layer: Layer
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.row.cohort, self.row.scan
 
 
 def load_scan(row: Any, contract: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,48 +74,87 @@ def load_scan(row: Any, contract: Mapping[str, Any]) -> tuple[np.ndarray, np.nda
     return voxels, mask
 
 
-def explain(
-    encoder: Encoder, layer: str, weights: torch.Tensor, chosen: pd.DataFrame, contract: Mapping[str, Any]
+def weights_of(scans: pd.DataFrame, probes: Sequence[Probe]) -> np.ndarray:
+    """`[n, E, d]` float32: for each scan the models that never saw its patient; 0 where the patient has no label."""
+    found = np.zeros((len(scans), len(probes), probes[0].weights.shape[1]), np.float32)
+    for e, probe in enumerate(probes):
+        places = probe.patients[["cohort", "scan"]].reset_index(names="place")
+        place = scans[["cohort", "scan"]].merge(places, how="left")["place"].to_numpy(float)
+        known = np.isfinite(place)
+        found[known, e] = probe.weights[place[known].astype(int)]
+    return found
+
+
+def look_at(
+    encoder: Encoder,
+    layer: str,
+    probes: Sequence[Probe],
+    scans: pd.DataFrame,
+    contract: Mapping[str, Any],
+    device: torch.device,
+    batch: int,
+) -> Iterator[list[Seen]]:
+    """Every scan once, `batch` of them at a time, in the order of `scans` (cohort, patient, scan, volume).
+
+    Raises:
+        InputError: of `load_scan`, or the layer's map has one voxel, which points nowhere.
+    """
+    weights = torch.from_numpy(weights_of(scans, probes))
+    rows = list(scans.itertuples())
+    for begin in range(0, len(rows), batch):
+        part = rows[begin : begin + batch]
+        read = [load_scan(row, contract) for row in part]
+        voxels = torch.from_numpy(np.stack([volume for volume, _ in read])).to(device)
+        mine = weights[begin : begin + batch].to(device)
+        seen = look(encoder, getattr(encoder.network, layer), mine, voxels)
+        if max(seen.activation.shape[2:]) == 1:
+            raise InputError(f"--layer {layer}: its map has one voxel on these volumes; take an earlier layer")
+        found = []
+        for i, (row, (volume, tumour)) in enumerate(zip(part, read, strict=True)):
+            one = slice(i, i + 1)
+            alone = Layer(seen.activation[one], seen.gradient[:, one], seen.grid, seen.score[one])
+            found.append(Seen(row, volume, tumour, (volume != 0).any(axis=0), mine[i], alone))
+        yield found
+
+
+def shown(seen: Seen, endpoint: int) -> tuple[dict[str, Any], dict[str, float | str]]:
+    """What `maps.npz` keeps of one scan and one endpoint (its place among the scores), and a row of `AGREEMENT`.
+
+    Arrays: `maps` `[D, H, W]` float16, 1 at the maximum; `against`, the counter-evidence as a share of the larger maximum
+    of the two; of the slice `slice` the planes `[D, H]` of both (`map_plane`, `against_plane`), `t1c`, `t2f`, `tumour`.
+    """
+    part = Layer(seen.layer.activation, seen.layer.gradient[endpoint : endpoint + 1], seen.layer.grid, seen.layer.score)
+    cam, against = (gradcam(part, way)[0, 0].cpu().numpy() for way in (False, True))
+    level, tiny = telling_slice(cam, seen.tumour), np.finfo(np.float32).tiny
+    maps = (cam / max(cam.max(), tiny)).astype(np.float16)
+    counter = (against / max(cam.max(), against.max(), tiny)).astype(np.float16)
+    arrays = {"maps": maps, "against": counter, "slice": level}
+    arrays |= {"map_plane": maps[:, :, level], "against_plane": counter[:, :, level]}
+    arrays |= {"t1c": seen.voxels[T1C, :, :, level], "t2f": seen.voxels[T2F, :, :, level]}
+    return {**arrays, "tumour": seen.tumour[:, :, level]}, _agreement(cam, seen.brain, seen.tumour)
+
+
+def gathered(
+    chosen: pd.DataFrame, found: Mapping[tuple[str, str], tuple[dict[str, Any], dict[str, float | str]]]
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Grad-CAM of each chosen scan, and how it agrees with the tumour mask.
+    """Arrays for `maps.npz`, the patients first, and the table of agreement, in the order of `chosen`.
 
     Args:
-        chosen: cohort, patient, scan, label, score, volume; one row a scan.
-        contract: `preprocessing` of the encoder's card.
-
-    Returns:
-        Arrays for `maps.npz` (`maps` `[P, D, H, W]` float16, 1 at each scan's maximum; `against` `[P, D, H, W]`, the
-        counter-evidence as a share of the larger maximum of the two; `t1c`, `t2f` and `tumour` `[P, D, H]` of the slice
-        `slice`), and one row a scan with `AGREEMENT` (NaN and a note without a mask).
+        chosen: cohort, patient, scan, label, status, score. found: cohort and scan -> what `shown` returned.
     """
-    found: dict[str, list] = {"maps": [], "against": [], "slice": [], "t1c": [], "t2f": [], "tumour": []}
-    rows = []
-    for row in chosen.itertuples():
-        voxels, tumour = load_scan(row, contract)
-        seen = look(encoder, getattr(encoder.network, layer), weights, torch.from_numpy(voxels)[None])
-        cam, against = gradcam(seen)[0].numpy(), gradcam(seen, against=True)[0].numpy()
-        brain = (voxels != 0).any(axis=0)
-        rows.append(_agreement(cam, brain, tumour))
-        level = telling_slice(cam, tumour)
-        highest = max(cam.max(), against.max(), np.finfo(np.float32).tiny)
-        found["maps"].append((cam / max(cam.max(), np.finfo(np.float32).tiny)).astype(np.float16))
-        found["against"].append((against / highest).astype(np.float16))
-        found["slice"].append(level)
-        found["t1c"].append(voxels[T1C, :, :, level])
-        found["t2f"].append(voxels[T2F, :, :, level])
-        found["tumour"].append(tumour[:, :, level])
-    identity = {name: chosen[name].to_numpy(str) for name in ("cohort", "patient", "scan")}
+    each = [found[(row.cohort, row.scan)] for row in chosen.itertuples()]
+    identity = {name: chosen[name].to_numpy(str) for name in ("cohort", "patient", "scan", "status")}
     numbers = {name: chosen[name].to_numpy(float) for name in ("label", "score")}
-    arrays = {name: np.stack([np.asarray(value) for value in values]) for name, values in found.items()}
-    table = pd.concat([chosen[["cohort", "patient", "scan", "label", "score"]], pd.DataFrame(rows)], axis=1)
-    return {**identity, **numbers, **arrays}, table
+    arrays = {name: np.stack([np.asarray(mine[name]) for mine, _ in each]) for name in each[0][0]}
+    told = chosen[["cohort", "patient", "scan", "label", "status", "score"]].reset_index(drop=True)
+    return {**identity, **numbers, **arrays}, pd.concat([told, pd.DataFrame([row for _, row in each])], axis=1)
 
 
 def unexplained(note: str) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """What `explain` returns where there is no probe to explain: no map, and one row that says why."""
+    """What `gathered` returns where there is no probe to explain: no map, and one row that says why."""
     identity = ("cohort", "patient", "scan")
-    row = {**dict.fromkeys(identity, ""), **dict.fromkeys(("label", "score", *AGREEMENT), float("nan")), "note": note}
-    return {name: np.array([], dtype=str) for name in identity}, pd.DataFrame([row])
+    row = {**dict.fromkeys((*identity, "status"), ""), **dict.fromkeys(("label", "score", *AGREEMENT), float("nan"))}
+    return {name: np.array([], dtype=str) for name in identity}, pd.DataFrame([{**row, "note": note}])
 
 
 def _agreement(cam: np.ndarray, brain: np.ndarray, tumour: np.ndarray) -> dict[str, float | str]:
@@ -129,7 +169,7 @@ def _agreement(cam: np.ndarray, brain: np.ndarray, tumour: np.ndarray) -> dict[s
     if not tumour.any():
         note = "not estimable: no tumour mask"
     elif cam.max() <= 0:
-        note = "not estimable: nothing in this layer raises the logit"
+        note = "not estimable: nothing in this layer raises the score"
     else:
         note = ""
     return {**numbers, "note": note}

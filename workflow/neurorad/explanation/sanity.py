@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
-from scipy.stats import rankdata
+import pandas as pd
 
 from neurorad.encoder import Encoder, initialised
 from neurorad.seeds import seed_of
@@ -27,29 +26,12 @@ def cascade(encoder: Encoder, seed: int) -> Iterator[tuple[str, Encoder]]:
         yield stage, changed.eval()
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray, brain: np.ndarray) -> float:
-    """Spearman's correlation of two maps inside the brain; NaN if one of them is constant there."""
-    ranks = [rankdata(values[brain]) for values in (one, other)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(ranks)[0, 1])
+def standard_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks `[n]` of values `[n]` (equal ones share the mean rank), centred and of length 1; NaN if all are equal.
 
-
-def permuted_probe(embeddings: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[torch.Tensor, ...]:
-    """Weights `[d]` of the same simple probe on the true labels and on shuffled ones: the maps must differ.
-
-    A class-weighted logistic regression on standardised features (C = 0.01), folded into one linear layer.
-
-    Args:
-        embeddings: `[n, d]`. labels: `[n]` 0/1, both present.
+    The scalar product of two of them is Spearman's correlation.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(embeddings)
-    standardised = scaler.transform(embeddings)
-    found = []
-    for target in (labels, random.permutation(labels)):
-        probe = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000).fit(standardised, target)
-        found.append(torch.from_numpy((probe.coef_[0] / scaler.scale_).astype(np.float32)))
-    return tuple(found)
+    ranks = pd.Series(values).rank().to_numpy()
+    ranks -= ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / (length if length > 0 else np.nan)

@@ -44,17 +44,17 @@ def viewed(
     """The scans that `explain` explained, named by site, label and score: a page is passed on, an id should not be."""
     for i, (row, numbers) in enumerate(zip(chosen.itertuples(), agreement.itertuples(), strict=True)):
         voxels, tumour = load_scan(row, contract)
-        status = "positive" if row.label else "negative"
+        reading = "above 0: above the median risk" if "os_days" in chosen else "above 0: positive"
         inside = (
             "not estimable" if np.isnan(numbers.mass) else f"{numbers.mass:.0%} (centre prior {numbers.prior_mass:.0%})"
         )
         facts = [
             ("site", row.cohort),
-            ("known label", status),
-            ("out-of-fold score", f"{row.score:.2f} (above 0: positive)"),
+            ("known label", row.status),
+            ("out-of-fold score", f"{row.score:.2f} ({reading})"),
             ("map inside the tumour", inside),
         ]
-        name = f"{i + 1}: {row.cohort}, {status}, score {row.score:.2f}"
+        name = f"{i + 1}: {row.cohort}, {row.status}, score {row.score:.2f}"
         yield Viewed(name, facts, voxels, arrays["maps"][i], arrays["against"][i], tumour)
 
 

@@ -52,7 +52,11 @@ STORY = (
     Chapter(
         "Markers and survival", "Carriers as tested in the laboratory, not as predicted.", ("fig5_marker_survival",)
     ),
-    Chapter("Where the encoder looked", "A map shows where features raise the logit, not why.", ("fig6_gradcam",)),
+    Chapter(
+        "Where the encoder looked",
+        "A map shows where features raise the score, not why. Each is of models that had not seen the patient.",
+        ("fig6a_heat_maps", "fig6b_contours"),
+    ),
 )
 """In the paper's order."""
 
@@ -81,7 +85,7 @@ BEYOND = (
         "What the maps are worth",
         "A map that survives the randomisation of its model explains nothing.",
         ("fig6_map_checks",),
-        ("map_checks",),
+        ("map_agreement", "map_checks"),
     ),
 )
 """What the paper lacks."""

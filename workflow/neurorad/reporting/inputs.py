@@ -145,8 +145,9 @@ def read_source(name: str, paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def read_maps(path: Path) -> dict[str, np.ndarray]:
+    """What `neurorad explain` kept of each scan, but for the whole maps: figures show their planes."""
     with np.load(given(path), allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored.files}
+        return {key: stored[key] for key in stored.files if key not in ("maps", "against")}
 
 
 def require(tables: Tables, *names: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from neurorad.endpoints import endpoints
+from neurorad.reporting.explanation_figures import endpoint_label
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
     GREY,
@@ -28,10 +29,13 @@ MAPS = {
     "gradcam": ("o", "Grad-CAM"),
     "occlusion": ("^", "occlusion"),
     "centre_prior": ("D", "centre prior"),
+    "untrained": ("s", "untrained encoder"),
     "random": ("x", "random order"),
 }
 CASCADE = ("layer4", "layer3", "layer2", "layer1", "stem")
-SHOWN = (("mass_in_tumour", "share of the map in the tumour"), ("deletion_fall", "fall of the logit by deletion"))
+DESTROYED = 0.5
+"""A rank correlation below this is no likeness any more: less than a quarter of the ranks' variance is shared."""
+SHOWN = (("mass_in_tumour", "share of the map in the tumour"), ("deletion_fall", "fall of the score by deletion"))
 
 
 def draw_map_checks(tables: Tables) -> Figure:
@@ -39,17 +43,17 @@ def draw_map_checks(tables: Tables) -> Figure:
     checks = tables.checks.dropna(subset=["value"])
     if checks.empty:
         raise NothingToDrawError("no map could be checked")
-    names = [name for name in endpoints() if name in set(checks["endpoint"])]
+    names = [name for name in (*endpoints(), "os") if name in set(checks["endpoint"])]
     encoders = order_encoders(checks["encoder"])
-    figure = new_figure(0.9 + (0.9 + 0.2 * len(encoders)) * len(names))
+    figure = new_figure(0.9 + max(1.5, 0.9 + 0.2 * len(encoders)) * len(names))
     axes = figure.subplots(len(names), 3, squeeze=False, width_ratios=[1, 1, 1.1])
     for line, endpoint in zip(axes, names, strict=True):
         mine = checks[checks["endpoint"] == endpoint]
         for panel, (metric, label) in zip(line, SHOWN, strict=False):
             _dots(panel, mine[mine["metric"] == metric], encoders)
             panel.set_xlabel(label)
-        line[0].set_title(f"{endpoints()[endpoint].label}: is it the tumour?", loc="left")
-        line[1].set_title("Does the logit hang on it?", loc="left")
+        line[0].set_title(f"{endpoint_label(endpoint)}: is it the tumour?", loc="left")
+        line[1].set_title("Does the score hang on it?", loc="left")
         line[1].set_yticklabels([])
         _cascade(line[2], mine, encoders)
     finish(figure, tables.leakage, _handles(checks))
@@ -59,6 +63,55 @@ def draw_map_checks(tables: Tables) -> Figure:
         f"{int(counts.get('deletion_fall', 0))} for deletion and randomised models."
     )
     return figure
+
+
+def map_agreement(checks: pd.DataFrame) -> pd.DataFrame:
+    """Do Grad-CAM maps beat the centre prior and the untrained encoder, and does randomising the encoder destroy them?
+
+    A row an endpoint and encoder: patients, the map's own numbers, paired differences with their 95 % intervals, and
+    likeness (Spearman) to the map of the encoder untrained again. `verdict` reads the intervals of the Dice overlap, which
+    asks for the tumour's place and its extent: "beats" if the interval lies above 0, "loses" if below. A likeness whose
+    interval lies within -0.5 and 0.5 is "destroyed".
+    """
+    rows = []
+    found = checks[checks["protocol"] == "gradcam"].set_index(["endpoint", "encoder", "metric"])
+    for endpoint in [name for name in (*endpoints(), "os") if name in set(checks["endpoint"])]:
+        mine = found.loc[[endpoint]]
+        for encoder in order_encoders(mine.index.unique("encoder")):
+            one = mine.loc[(endpoint, encoder)]
+            row: dict[str, object] = {"endpoint": endpoint, "encoder": encoder}
+            row["n"] = int(one["n"].get("dice_top_5_percent", 0))
+            for metric in ("pointing_hit", "dice_top_5_percent", "mass_in_tumour"):
+                for name in (metric, f"{metric}_minus_prior", f"{metric}_minus_untrained"):
+                    row[name] = _with_interval(one, name)
+            row["likeness_untrained"] = _with_interval(one, "cascade_stem")
+            row["verdict"] = "; ".join(_verdicts(one))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(rows: pd.DataFrame, metric: str) -> str:
+    if metric not in rows.index or pd.isna(rows.loc[metric, "value"]):
+        return "not estimable"
+    row = rows.loc[metric]
+    if pd.isna(row["ci_low"]):
+        return f"{row['value']:.2f} (no interval, n = {row['n']})"
+    return f"{row['value']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+
+
+def _verdicts(rows: pd.DataFrame) -> list[str]:
+    said = []
+    for suffix, rival in (("minus_prior", "the centre prior"), ("minus_untrained", "the untrained encoder")):
+        name = f"dice_top_5_percent_{suffix}"
+        if name not in rows.index or pd.isna(rows.loc[name, "ci_low"]):
+            said.append(f"against {rival} not estimable")
+            continue
+        low, high = rows.loc[name, ["ci_low", "ci_high"]]
+        said.append(f"{'beats' if low > 0 else 'loses to' if high < 0 else 'cannot be told from'} {rival}")
+    if "cascade_stem" not in rows.index or pd.isna(rows.loc["cascade_stem", "ci_high"]):
+        return [*said, "randomisation not estimable"]
+    destroyed = rows.loc["cascade_stem", ["ci_low", "ci_high"]].abs().max() < DESTROYED
+    return [*said, "destroyed by randomisation" if destroyed else "not shown to be destroyed by randomisation"]
 
 
 def _dots(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
@@ -90,7 +143,7 @@ def _cascade(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
     panel.axvline(len(CASCADE) - 0.5, color=GREY, lw=0.4)
     panel.set_ylim(-1, 1.05)
     panel.set_xticks(range(len(columns)), [*CASCADE, "shuffled", "refitted"], rotation=45, ha="right")
-    panel.set_ylabel("likeness to the map")
+    panel.set_ylabel("likeness")
     panel.set_title("Does it change with the model?", loc="left")
 
 

@@ -78,9 +78,10 @@ FIGURES: dict[str, Entry] = {
     "fig5_marker_survival": Entry(
         survival_figures.draw_marker_survival, ("curves",), "Markers and survival", "Figure 5", ("survival",)
     ),
-    "fig6_gradcam": Entry(
-        explanation_figures.draw_gradcam, ("maps",), "Where the encoder looked", "Figure 6", ("agreement",)
+    "fig6a_heat_maps": Entry(
+        explanation_figures.draw_heat_maps, ("maps",), "Where the encoders looked", "Figure 6A", ("agreement",)
     ),
+    "fig6b_contours": Entry(explanation_figures.draw_contours, ("maps",), "Evidence for and against", "Figure 6B"),
     "fig6_map_checks": Entry(map_check_figures.draw_map_checks, ("checks",), "What the maps are worth", "Figure 6"),
 }
 

@@ -12,6 +12,7 @@ from neurorad.problems import InputError
 from neurorad.reporting.cohort_figures import OS, decided_endpoints, label_counts, label_status
 from neurorad.reporting.flow import scan_flow
 from neurorad.reporting.inputs import Tables, require
+from neurorad.reporting.map_check_figures import map_agreement
 from neurorad.volumes import SEQUENCES
 
 PAPER_PRETRAINING = {
@@ -158,6 +159,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "comparison": (_sorted("comparison"), ("comparison",)),
     "clean": (_sorted("clean"), ("clean",)),
     "stress": (_sorted("stress"), ("stress",)),
+    "map_agreement": (lambda tables: map_agreement(tables.checks), ("checks",)),
     "map_checks": (_sorted("checks"), ("checks",)),
     "reliability": (reliability_table, ("reliability",)),
 }
