@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neurorad.reporting.inputs import Tables
 from neurorad.reporting.map_check_figures import map_agreement
 from neurorad.reporting.registry import figure
 from neurorad.reporting.theme import GREY, METHOD_COLOURS, encoder_label
@@ -62,7 +63,7 @@ def test_the_table_says_what_the_intervals_say():
         check("os", "cascade_stem", 0.6, 0.4, 0.8, 5),
         check("mgmt", dice, np.nan, np.nan, np.nan, 0),
     ]
-    table = map_agreement(pd.DataFrame(rows)).set_index("endpoint")
+    table = map_agreement(Tables(checks=pd.DataFrame(rows))).set_index("endpoint")
     assert list(table.index) == ["idh1", "mgmt", "os"]
     assert table.loc["idh1", f"{dice}_minus_prior"] == "0.10 (0.02 to 0.20)"
     assert table["verdict"].tolist() == [

@@ -65,7 +65,7 @@ def draw_map_checks(tables: Tables) -> Figure:
     return figure
 
 
-def map_agreement(checks: pd.DataFrame) -> pd.DataFrame:
+def map_agreement(tables: Tables) -> pd.DataFrame:
     """Do Grad-CAM maps beat the centre prior and the untrained encoder, and does randomising the encoder destroy them?
 
     A row an endpoint and encoder: patients, the map's own numbers, paired differences with their 95 % intervals, and
@@ -73,7 +73,7 @@ def map_agreement(checks: pd.DataFrame) -> pd.DataFrame:
     asks for the tumour's place and its extent: "beats" if the interval lies above 0, "loses" if below. A likeness whose
     interval lies within -0.5 and 0.5 is "destroyed".
     """
-    rows = []
+    rows, checks = [], tables.checks
     found = checks[checks["protocol"] == "gradcam"].set_index(["endpoint", "encoder", "metric"])
     for endpoint in [name for name in (*endpoints(), "os") if name in set(checks["endpoint"])]:
         mine = found.loc[[endpoint]]

@@ -159,7 +159,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
     "comparison": (_sorted("comparison"), ("comparison",)),
     "clean": (_sorted("clean"), ("clean",)),
     "stress": (_sorted("stress"), ("stress",)),
-    "map_agreement": (lambda tables: map_agreement(tables.checks), ("checks",)),
+    "map_agreement": (map_agreement, ("checks",)),
     "map_checks": (_sorted("checks"), ("checks",)),
     "reliability": (reliability_table, ("reliability",)),
 }
