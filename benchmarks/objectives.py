@@ -27,7 +27,7 @@ from sklearn.metrics import silhouette_samples
 from neurorad import RESOURCES, volumes
 from neurorad.embedding.embed import embed
 from neurorad.encoder import initialised, load_encoder
-from neurorad.encoder_names import OBJECTIVES, encoder_parts
+from neurorad.encoder_names import METHODS, OBJECTIVES, encoder_parts
 from neurorad.endpoints import binary, endpoints
 from neurorad.evaluation import metrics
 from neurorad.evaluation.classifier import fit_regressor
@@ -48,7 +48,6 @@ from neurorad.pretraining.scans import Scans, read_scans
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
-METHODS = ("byol", "dino", "mae", "moco")
 TEST = ("cuimc", "ucsf-pdgm", "upenn-gbm")
 WINDOW = (slice(11, 47), slice(9, 57), slice(0, 36))
 """The voxels of the 4 mm SRI24 grid that hold every brain."""

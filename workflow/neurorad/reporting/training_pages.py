@@ -92,6 +92,9 @@ def draw_page(encoder: str, tables: Tables) -> Figure:
     rate.set_title("learning rate")
     for axes in (entropy, rank, rate):
         axes.set_xlabel("step")
+    for axes in (losses, above, weights, entropy, rank, rate):
+        # An axis writes its power of ten over its left end, where a wide title would cover it.
+        axes.set_title(axes.get_title(), pad=10)
     handles = [Line2D([], [], color=shade[group], label=group) for group in shade]
     if against:
         handles.append(Line2D([], [], **BASE_LINE, label="base run"))
