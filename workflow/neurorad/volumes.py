@@ -46,7 +46,8 @@ def save(path: str | Path, volume: np.ndarray, card: dict[str, Any]) -> str:
             chunks=(1, *voxels.shape[1:]),
             blocks=(1, *(min(32, n) for n in voxels.shape[1:])),
             urlpath=str(temporary),
-            cparams=blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=5, nthreads=1),
+            # Read at half of ZSTD's time, for a fifth more room: a pretraining reads a volume hundreds of times.
+            cparams=blosc2.CParams(codec=blosc2.Codec.LZ4HC, clevel=5, nthreads=1),
         )
     return digest
 
