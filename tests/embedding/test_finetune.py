@@ -9,7 +9,7 @@ from neurorad.embedding import finetune as module
 from neurorad.embedding.finetune import COLUMNS, Recipe, Tuned, augmented, finetune, held_out
 from neurorad.encoder import Architecture, initialised
 from neurorad.endpoints import endpoints
-from neurorad.evaluation.folds import Cell, fold_table
+from neurorad.evaluation.folds import Cell, check_labels, fold_table
 from neurorad.evaluation.tuned import judge, out_of_fold
 from neurorad.problems import InputError
 
@@ -22,11 +22,8 @@ def drawn() -> pd.DataFrame:
     """Folds of 40 patients at two sites, idh1 as planted by `label`."""
     patients = pd.DataFrame({"cohort": ["a", "b"] * (N // 2), "patient": [f"p{i:02d}" for i in range(N)]})
     patients["idh1"] = [label(p) for p in patients["patient"]]
-    for name in (*endpoints(), "os_days", "event"):
-        if name not in patients:
-            patients[name] = np.nan
     analysis = patients[["cohort", "patient"]].assign(scan=patients["patient"])
-    folds = fold_table(analysis, patients, endpoints(), folds=2, repeats=2, seed=0)
+    folds = fold_table(analysis, check_labels(patients, endpoints()), endpoints(), folds=2, repeats=2, seed=0)
     return folds[folds["endpoint"] == "idh1"]
 
 
