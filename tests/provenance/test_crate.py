@@ -4,14 +4,41 @@ import hashlib
 import json
 import re
 import tomllib
+import zipfile
 
 import pytest
+import yaml
 from rocrate.rocrate import ROCrate
 
 from neurorad import RESOURCES, __version__
 from neurorad.cli import main
+from neurorad.files import read_table
 from neurorad.problems import InputError
-from neurorad.provenance.crate import FORMATS, build, file_properties, packages
+from neurorad.provenance.crate import FORMATS, PROFILES, build, file_properties, installed, packages, rule_graph
+from tests.provenance.crates import complaints
+
+MADE = {
+    "made": {
+        "results/report.html": {
+            **{"rule": "report", "started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T03:04:06+00:00"},
+            "inputs": {"results/tables/a.csv": "0", "elsewhere": None},
+        },
+        "results/tables/a.csv": {
+            **{"rule": "table_a", "started": "2026-01-02T03:00:00+00:00", "ended": "2026-01-02T03:01:00+00:00"},
+            "inputs": {},
+        },
+    },
+    "sources": {},
+}
+SOURCES = {
+    "ucsf-pdgm": {
+        "name": "UCSF-PDGM",
+        "terms": "CC BY 4.0",
+        "licence": "https://spdx.org/x",
+        "cite": ["https://doi.org/1"],
+    },
+    "cuimc": {"name": "CUIMC", "terms": "private", "cite": []},
+}
 
 
 @pytest.fixture
@@ -32,7 +59,34 @@ def study(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         paths.append(path)
+    (tmp_path / "manifest.json").write_text(json.dumps(MADE))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"cohorts": {"a": {"release": "ucsf-pdgm"}}}))
     return paths[-1], paths[:-1], tmp_path / "results" / "provenance" / "ro-crate-metadata.json"
+
+
+def crate_of(study, *files) -> dict:
+    config, _, out = study
+    return build(out, config, files, MADE, SOURCES)
+
+
+def by_verb(study, *files) -> dict:
+    """The crate as the verb writes it, over a study's own files and the companions of the crate."""
+    config, _, out = study
+    root = out.parents[2]
+    config.write_text((root / "study.yaml").read_text())
+    main(
+        [
+            "crate",
+            *map(str, files),
+            "--config",
+            str(config),
+            "--manifest",
+            str(root / "manifest.json"),
+            "--out",
+            str(out),
+        ]
+    )
+    return json.loads(out.read_text())
 
 
 def entities(graph: dict) -> dict[str, dict]:
@@ -44,8 +98,7 @@ def listed(graph: dict) -> dict[str, dict]:
 
 
 def made(study) -> dict:
-    config, files, out = study
-    return build(out, config, files)
+    return crate_of(study, *study[1])
 
 
 def test_sha256_and_size_are_those_of_the_bytes(study):
@@ -74,24 +127,29 @@ def test_nothing_in_it_names_the_machine_or_the_moment(study, tmp_path):
     text = json.dumps(made(study))
     assert str(tmp_path) not in text
     assert not re.search(r'"(/|file:|[A-Z]:\\)', text)
-    assert not re.search(r"date|startTime|endTime|\d{4}-\d\d-\d\d", text, re.I)
+    # The only moments are those of the run's records.
+    assert set(re.findall(r"\d{4}-\d\d-\d\dT[0-9:+]+", text)) == {
+        "2026-01-02T03:00:00+00:00",
+        "2026-01-02T03:04:06+00:00",
+    }
 
 
 def test_relative_paths_and_another_folder_give_the_same_crate(study, tmp_path, monkeypatch):
     config, files, out = study
     monkeypatch.chdir(tmp_path)
     near = [path.relative_to(tmp_path) for path in (out, config, *files)]
-    assert build(near[0], near[1], near[2:]) == made(study)
+    assert build(near[0], near[1], near[2:], MADE, SOURCES) == made(study)
 
 
 def test_files_in_another_order_or_twice_give_the_same_bytes(study):
     config, files, out = study
+    files = files[1:]
     written = []
     for order in (files, files[::-1], [*files, files[2], config]):
-        main(["crate", *map(str, order), "--config", str(config), "--out", str(out)])
+        by_verb(study, *order)
         written.append(out.read_bytes())
+        assert (out.parent / "workflow.zip").is_file()
     assert written[0] == written[1] == written[2]
-    assert json.loads(written[0]) == made(study)
 
 
 def test_a_changed_file_gives_another_crate(study):
@@ -103,20 +161,21 @@ def test_a_changed_file_gives_another_crate(study):
 
 
 def test_the_rocrate_library_loads_it(study):
-    config, files, out = study
-    main(["crate", *map(str, files), "--config", str(config), "--out", str(out)])
-    crate = ROCrate(out.parent)
-    assert {entity.id for entity in crate.data_entities} == set(listed(made(study)))
-    assert crate.mainEntity.id == "../../Snakefile"
+    graph = by_verb(study, *study[1][1:])
+    crate = ROCrate(study[2].parent)
+    assert {entity.id for entity in crate.data_entities} == set(listed(graph))
+    assert crate.mainEntity.id == "Snakefile"
     assert crate.root_dataset["license"].id == "https://spdx.org/licenses/Apache-2.0"
     assert crate.name == "NeuroRAD study"
 
 
 def test_every_reference_leads_to_an_entity(study):
     graph = made(study)
+    # Vocabularies lie outside.
+    outside = ("https://w3id.org/ro/crate/", "https://bioschemas.org/profiles/FormalParameter/")
     known = set(entities(graph))
     references = set(re.findall(r'\{"@id": "([^"]+)"\}', json.dumps(graph)))
-    assert {name for name in references - known if not name.startswith("https://w3id.org/ro/crate/")} == set()
+    assert {name for name in references - known if not name.startswith(outside)} == set()
     assert len(references & known) > 10
 
 
@@ -127,15 +186,63 @@ def test_the_run_leads_from_the_settings_by_workflow_and_software_to_every_resul
     assert run["object"] == {"@id": "config.yaml"}
     assert run["instrument"] == [{"@id": "../../Snakefile"}, {"@id": "#neurorad"}]
     assert {part["@id"] for part in run["result"]} == set(listed(made(study))) - {"config.yaml", "../../Snakefile"}
+    assert (run["startTime"], run["endTime"]) == ("2026-01-02T03:00:00+00:00", "2026-01-02T03:04:06+00:00")
     assert graph["../../Snakefile"]["@type"] == ["File", "SoftwareSourceCode", "ComputationalWorkflow"]
     assert graph["../../Snakefile"]["programmingLanguage"] == {"@id": "#snakemake"}
 
 
-def test_without_a_snakefile_the_workflow_is_named_all_the_same(study):
-    config, files, out = study
-    graph = entities(build(out, config, files[1:]))
-    assert graph["./"]["mainEntity"] == {"@id": "#workflow"}
-    assert graph["#run"]["instrument"][0] == {"@id": "#workflow"}
+def test_without_a_snakefile_there_is_no_crate(study):
+    with pytest.raises(InputError, match="no Snakefile among the files"):
+        crate_of(study, *study[1][1:])
+
+
+def test_the_validator_of_its_makers_accepts_it(study, tmp_path):
+    """RO-Crate 1.1, Process Run, Workflow and Workflow Run Crate; and it does refuse a crate without its workflow."""
+    by_verb(study, *study[1][1:])
+    root = study[2].parents[2]
+    assert complaints(root, tmp_path / "good") == []
+    crate = json.loads(study[2].read_text())
+    for entity in crate["@graph"]:
+        entity.pop("mainEntity", None)
+    study[2].write_text(json.dumps(crate))
+    assert any("mainEntity" in text for text in complaints(root, tmp_path / "bad"))
+
+
+def test_it_conforms_to_the_run_profiles_and_says_when_the_study_was_done(study):
+    graph = entities(made(study))
+    assert {part["@id"] for part in graph["./"]["conformsTo"]} == set(PROFILES)
+    assert graph["./"]["datePublished"] == "2026-01-02T03:04:06+00:00"
+
+
+def test_data_have_their_terms_and_citation(study):
+    graph = entities(made(study))
+    assert {part["@id"] for part in graph["./"]["citation"]} == {"#data-ucsf-pdgm", "#data-cuimc"}
+    assert graph["#data-ucsf-pdgm"]["license"] == "https://spdx.org/x"
+    assert graph["#data-ucsf-pdgm"]["citation"] == "https://doi.org/1"
+    assert graph["#data-cuimc"]["license"] == "private"
+
+
+def test_the_verb_adds_code_graph_and_environment(study, tmp_path):
+    by_verb(study, *study[1][1:])
+    folder = study[2].parent
+    with zipfile.ZipFile(folder / "workflow.zip") as packed:
+        names = packed.namelist()
+    assert {"Snakefile", "requirements.lock", "workflow/neurorad/cli.py", "CITATION.cff"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or name.startswith("/")]
+    assert '"table_a" -> "report"' in (folder / "dag.dot").read_text()
+    assert rule_graph(MADE).count("->") == 1
+    table = read_table(folder / "environment.tsv").set_index("package")
+    assert table.loc["numpy", "version"] == packages()["numpy"]
+    assert "BSD" in table.loc["numpy", "licence"]
+    assert set(installed().columns) == {"package", "version", "licence"}
+
+
+def test_every_release_has_terms_and_a_name():
+    sources = yaml.safe_load((RESOURCES / "data_sources.yaml").read_text())
+    allowed = yaml.safe_load((RESOURCES.parent / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    releases = allowed["properties"]["cohorts"]["additionalProperties"]["properties"]["release"]["enum"]
+    assert set(sources) == set(releases)
+    assert all({"name", "terms", "cite"} <= set(source) for source in sources.values())
 
 
 def test_software_is_listed_with_its_versions(study):
@@ -144,6 +251,7 @@ def test_software_is_listed_with_its_versions(study):
     assert len(graph["#neurorad"]["softwareRequirements"]) == len(packages())
     for name, number in packages().items():
         assert graph[f"#package-{name}"]["softwareVersion"] == number
+        assert graph[f"#package-{name}"]["license"]
 
 
 def test_packages_are_the_declared_ones_without_extras():
@@ -175,16 +283,15 @@ def test_the_media_type_follows_the_suffix(tmp_path, suffix, kind):
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
 def test_a_file_that_is_missing_or_a_folder_is_refused(study, tmp_path, what):
-    config, files, out = study
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=f"{what}: no such file; a crate lists files that exist"):
-        build(out, config, [*files, tmp_path / what])
+        crate_of(study, *study[1], tmp_path / what)
 
 
 def test_a_missing_file_is_one_line_and_leaves_no_crate(study, tmp_path, capsys):
-    config, files, out = study
+    _, files, out = study
     with pytest.raises(SystemExit) as left:
-        main(["crate", str(files[0]), str(tmp_path / "gone.csv"), "--config", str(config), "--out", str(out)])
+        by_verb(study, files[2], tmp_path / "gone.csv")
     assert left.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("neurorad crate: ")

@@ -5,7 +5,11 @@ import pytest
 from neurorad.cli import main
 from neurorad.files import read_json, write_json
 from neurorad.problems import InputError
+from neurorad.provenance.crate import build
 from neurorad.provenance.verify import Finding, verify
+from tests.provenance.test_crate import MADE, SOURCES
+
+LISTED = ("results/a.csv", "results/b c%20.svg", "Snakefile")
 
 
 @pytest.fixture
@@ -15,8 +19,8 @@ def crate(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"content of {name}")
     out = tmp_path / "results" / "ro-crate-metadata.json"
-    files = [str(tmp_path / name) for name in ("results/a.csv", "results/b c%20.svg", "Snakefile")]
-    main(["crate", *files, "--config", str(tmp_path / "config.yaml"), "--out", str(out)])
+    crate = build(out, tmp_path / "config.yaml", [tmp_path / name for name in LISTED], MADE, SOURCES)
+    write_json(out, crate)
     return out
 
 

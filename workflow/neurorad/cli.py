@@ -7,6 +7,7 @@ import os
 import sys
 
 from neurorad import __version__
+from neurorad.job_record import write_record
 from neurorad.problems import InputError
 
 STAGES = {
@@ -17,7 +18,10 @@ STAGES = {
     "evaluation": ("folds", "probe", "survival", "invariance", "stress", "compare", "clean", "reliability"),
     "explanation": ("explain", "native"),
     "reporting": ("figure", "training-pages", "table", "report"),
-    "provenance": ("crate", "verify", "phi-audit", "plan", "trace", "lock-plan", "deviations", "claims"),
+    "provenance": (
+        *("crate", "verify", "phi-audit", "plan", "trace"),
+        *("lock-plan", "deviations", "claims", "documents", "manifest"),
+    ),
     "phantom": ("phantom",),
     "doctor": ("doctor", "init"),
 }
@@ -67,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ[variable] = str(getattr(args, "threads", None) or 1)
     try:
         args.run(args)
+        write_record(arguments, vars(args))
     except InputError as problem:
         print(f"neurorad {args.verb}: {problem}", file=sys.stderr)
         sys.exit(2)

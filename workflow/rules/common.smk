@@ -16,6 +16,8 @@ from neurorad.cohorts.releases import RELEASES
 from neurorad.encoder_names import METHODS, encoder_names, ensemble_names, members
 from neurorad.fingerprint import fingerprint
 from neurorad.imaging.commands import shard_of
+from neurorad.provenance.documents import CHECKLISTS
+from neurorad.provenance.manifest import JOBS
 from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
 from neurorad.imaging.verdicts import read_verdicts
 from neurorad.reporting.numbers import ROWS
@@ -26,7 +28,7 @@ from neurorad.rivals import combat_names, frozen_names, harmonised, pretrained_e
 # Rules call `neurorad VERB`; it runs from this checkout, whichever environment the job is in.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
 SOURCE = shlex.quote(str(ROOT / "workflow"))
-shell.prefix(f'export PYTHONPATH={SOURCE}; neurorad() {{{{ python -m neurorad "$@"; }}}}; ')
+shell.prefix(f'export PYTHONPATH={SOURCE} NEURORAD_JOBS={JOBS}; neurorad() {{{{ python -m neurorad "$@"; }}}}; ')
 
 COHORTS = config["cohorts"]
 TEST = [name for name, block in COHORTS.items() if "test" in block["role"]]
@@ -516,3 +518,30 @@ def drawn_from(needs):
 def source_flags(wildcards, input):
     """`--probe FILE ... --survival FILE ...` for the inputs that have such a name."""
     return " ".join(f"--{name} {' '.join(map(shlex.quote, input.get(name)))}" for name in FILES if input.get(name))
+
+
+# Provenance
+
+CARDS = [
+    path for encoder in ENCODERS for path in multiext(f"{encoder_folder(encoder)}/", "card.json", "encoder.safetensors")
+]
+
+DOCUMENTS = [
+    *expand("results/provenance/{name}.md", name=CHECKLISTS),
+    *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
+    *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
+]
+
+PUBLISHED = [
+    "results/report.html",
+    "results/cohorts/leakage_audit.json",
+    "results/evaluation/folds.parquet",
+    *DOCUMENTS,
+    *expand("results/figures/{name}.{kind}", name=SHOWN, kind=["svg", "png", "pdf", "csv"]),
+    *expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
+    *expand("results/embeddings/{encoder}/{cohort}.parquet", encoder=EVALUATED, cohort=TEST),
+    *expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),
+    *(path for paths in FILES.values() for path in paths),
+    *CARDS,
+]
+"""What a study is published as: everything but its volumes, logs and single predictions."""

@@ -41,26 +41,61 @@ rule claims:
         "neurorad claims --tables {input:q} --plan {params.plan:q} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
+rule documents:
+    input:
+        audit="results/cohorts/leakage_audit.json",
+        config="results/provenance/config.yaml",
+        tables=expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
+        cohorts=FILES["scans"] + FILES["patients"] + FILES["excluded"],
+        cards=CARDS,
+    output:
+        DOCUMENTS,
+    log:
+        "results/logs/documents.log",
+    benchmark:
+        "results/benchmarks/documents.tsv"
+    localrule: True
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        plan=PLAN,
+        cohorts=expand("results/cohorts/{cohort}", cohort=COHORTS),
+        encoders=[encoder_folder(encoder) for encoder in ENCODERS],
+        code=code_of(
+            "provenance.commands:run_documents",
+            resources=["data_sources.yaml", *(f"checklists/{name}.yaml" for name in CHECKLISTS)],
+        ),
+    shell:
+        "neurorad documents --config {input.config:q} --audit {input.audit:q} --tables {input.tables:q}"
+        " --cohorts {params.cohorts:q} --encoders {params.encoders:q} --plan {params.plan:q}"
+        " --out results/provenance 2> >(tee {log:q} >&2)"
+
+
+rule manifest:
+    input:
+        PUBLISHED,
+    output:
+        "results/provenance/manifest.json",
+    log:
+        "results/logs/manifest.log",
+    benchmark:
+        "results/benchmarks/manifest.tsv"
+    conda:
+        "../../envs/neurorad.yaml"
+    params:
+        code=code_of("provenance.commands:run_manifest"),
+    shell:
+        "neurorad manifest {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
+
+
 rule crate:
     input:
         config="results/provenance/config.yaml",
-        results=[
-            "results/report.html",
-            "results/cohorts/leakage_audit.json",
-            "results/evaluation/folds.parquet",
-            *expand("results/figures/{name}.{kind}", name=SHOWN, kind=["svg", "png", "pdf", "csv"]),
-            *expand("results/tables/{name}.csv", name=WRITTEN + PROVENANCE_TABLES),
-            *expand("results/embeddings/{encoder}/{cohort}.parquet", encoder=EVALUATED, cohort=TEST),
-            *expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),
-            *(path for paths in FILES.values() for path in paths),
-            *(
-                path
-                for encoder in ENCODERS
-                for path in multiext(f"{encoder_folder(encoder)}/", "card.json", "encoder.safetensors")
-            ),
-        ],
+        manifest="results/provenance/manifest.json",
+        results=PUBLISHED,
     output:
-        "results/provenance/ro-crate-metadata.json",
+        crate="results/provenance/ro-crate-metadata.json",
+        companions=multiext("results/provenance/", "Snakefile", "workflow.zip", "dag.dot", "environment.tsv"),
     log:
         "results/logs/crate.log",
     benchmark:
@@ -68,8 +103,7 @@ rule crate:
     conda:
         "../../envs/neurorad.yaml"
     params:
-        workflow=ROOT / "Snakefile",
-        code=code_of("provenance.commands:run_crate"),
+        code=code_of("provenance.commands:run_crate", resources=["data_sources.yaml"]),
     shell:
-        "neurorad crate --config {input.config:q} --out {output:q} {params.workflow:q} {input.results:q}"
+        "neurorad crate --config {input.config:q} --manifest {input.manifest:q} --out {output.crate:q} {input.results:q}"
         " 2> >(tee {log:q} >&2)"

@@ -12,14 +12,16 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     crate = verbs.add_parser(
         "crate",
         help="list every file of the study with its checksum, as an RO-Crate",
-        description="Writes ro-crate-metadata.json: files with sha256, size and format, software with versions, and "
-        "the run. The same files give the same bytes.",
-        epilog="example: neurorad crate --config config.yaml --out results/provenance/ro-crate-metadata.json\n"
-        "         Snakefile results/report.html results/figures/*.svg results/tables/*.csv",
+        description="Writes ro-crate-metadata.json, a Workflow Run RO-Crate: files with sha256, size and format, software with "
+        "versions and licences, data with theirs, and the run. Writes the workflow's code, its graph of rules and the list of "
+        "installed packages beside it. The same files give the same bytes.",
+        epilog="example: neurorad crate --config results/provenance/config.yaml --manifest results/provenance/manifest.json\n"
+        "         --out results/provenance/ro-crate-metadata.json results/report.html results/tables/*.csv",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     crate.add_argument("files", nargs="+", type=Path, metavar="FILE")
     crate.add_argument("--config", required=True, type=Path, metavar="YAML")
+    crate.add_argument("--manifest", required=True, type=Path, metavar="JSON", help="made by `neurorad manifest`")
     crate.add_argument("--out", required=True, type=Path, metavar="JSON")
     crate.set_defaults(run=run_crate)
 
@@ -109,12 +111,52 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     claims.add_argument("--out", required=True, type=Path, metavar="CSV")
     claims.set_defaults(run=run_claims)
 
+    papers = verbs.add_parser(
+        "documents",
+        help="write the reporting checklists, a model card an encoder and a data sheet a cohort, as Markdown",
+        description="TRIPOD+AI and CLAIM 2024 are filled where the study's files know; the rest is marked for the author.",
+        epilog="example: neurorad documents --config results/provenance/config.yaml --tables results/tables/*.csv\n"
+        "         --audit results/cohorts/leakage_audit.json --cohorts results/cohorts/*/ --encoders results/encoders/*/\n"
+        "         --out results/provenance",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    papers.add_argument("--config", required=True, type=Path, metavar="YAML")
+    papers.add_argument("--audit", required=True, type=Path, metavar="JSON")
+    papers.add_argument("--tables", required=True, nargs="+", type=Path, metavar="CSV")
+    papers.add_argument("--cohorts", required=True, nargs="+", type=Path, metavar="FOLDER")
+    papers.add_argument("--encoders", required=True, nargs="+", type=Path, metavar="FOLDER")
+    papers.add_argument("--plan", default=NOT_LOCKED, metavar="TEXT", help="the analysis plan's stamp")
+    papers.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    papers.set_defaults(run=run_documents)
+
+    made = verbs.add_parser(
+        "manifest",
+        help="say of every file what made it: rule, code, settings, inputs, versions, device, times",
+        description="Joins the records of Snakemake with those that the commands of a run left in results/provenance/jobs. "
+        "In the study's folder.",
+        epilog="example: neurorad manifest results/report.html --out results/provenance/manifest.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("files", nargs="+", metavar="FILE")
+    made.add_argument("--out", required=True, type=Path, metavar="JSON")
+    made.set_defaults(run=run_manifest)
+
 
 def run_crate(args: argparse.Namespace) -> None:
-    from neurorad.files import write_json
-    from neurorad.provenance.crate import build
+    import yaml
 
-    write_json(args.out, build(args.out, args.config, args.files))
+    from neurorad import RESOURCES
+    from neurorad.files import write_json
+    from neurorad.provenance.crate import build, write_companions
+    from neurorad.provenance.manifest import read_manifest
+
+    made = read_manifest(args.manifest)
+    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    known = yaml.safe_load((RESOURCES / "data_sources.yaml").read_text(encoding="utf-8"))
+    releases = {block["release"] for block in (config.get("cohorts") or {}).values()}
+    companions = write_companions(args.out.parent, made)
+    files = [args.manifest, *args.files, *companions]
+    write_json(args.out, build(args.out, args.config, files, made, {name: known[name] for name in releases}))
 
 
 def run_verify(args: argparse.Namespace) -> None:
@@ -239,3 +281,39 @@ def run_claims(args: argparse.Namespace) -> None:
 
     tables = {path.stem: read_table(path) for path in args.tables}
     write_table(args.out, with_plan(ledger(tables, read_claims()), args.plan, {}))
+
+
+def run_documents(args: argparse.Namespace) -> None:
+    import pandas as pd
+    import yaml
+
+    from neurorad import RESOURCES
+    from neurorad.files import read_json, read_table, sha256, write_text
+    from neurorad.provenance.documents import documents
+    from neurorad.provenance.study_facts import Study
+
+    def rows(name: str) -> pd.DataFrame:
+        held = [read_table(folder / name) for folder in args.cohorts]
+        return pd.concat([table for table in held if len(table)] or held[:1], ignore_index=True)
+
+    study = Study(
+        config=yaml.safe_load(args.config.read_text(encoding="utf-8")),
+        audit=read_json(args.audit),
+        plan=args.plan,
+        tables={path.stem: read_table(path) for path in args.tables},
+        scans=rows("scans.tsv"),
+        patients=rows("patients.tsv"),
+        excluded=rows("excluded.tsv"),
+        cards={folder.name: read_json(folder / "card.json") for folder in args.encoders},
+        weights={folder.name: sha256(folder / "encoder.safetensors") for folder in args.encoders},
+        sources=yaml.safe_load((RESOURCES / "data_sources.yaml").read_text(encoding="utf-8")),
+    )
+    for name, text in documents(study).items():
+        write_text(args.out / name, text)
+
+
+def run_manifest(args: argparse.Namespace) -> None:
+    from neurorad.files import write_json
+    from neurorad.provenance.manifest import manifest
+
+    write_json(args.out, manifest(Path(), args.files))
