@@ -1,12 +1,14 @@
 """Every file of a crate is hashed again: what changed or is missing is named, what is whole is not."""
 
+from base64 import urlsafe_b64encode
+
 import pytest
 
 from neurorad.cli import main
 from neurorad.files import read_json, write_json
 from neurorad.problems import InputError
 from neurorad.provenance.crate import build
-from neurorad.provenance.verify import Finding, verify
+from neurorad.provenance.verify import Finding, foreign, verify
 from tests.provenance.test_crate import MADE, SOURCES
 
 LISTED = ("results/a.csv", "results/b c%20.svg", "Snakefile")
@@ -57,9 +59,40 @@ def test_findings_are_listed_by_path(crate):
     assert [finding.path for finding in check(crate)[1]] == ["../Snakefile", "../config.yaml", "a.csv"]
 
 
-def test_a_file_that_the_crate_does_not_list_is_nobodys_business(crate):
-    (crate.parent / "notes.txt").write_text("mine")
-    assert check(crate) == (4, [])
+@pytest.fixture
+def study(tmp_path):
+    """A study with one table that is listed and one that a job made; the path of its crate."""
+    tables, out = tmp_path / "results" / "tables", tmp_path / "results" / "provenance" / "ro-crate-metadata.json"
+    tables.mkdir(parents=True)
+    out.parent.mkdir()
+    for path in (tables / "listed.csv", tables / "made.csv", tmp_path / "Snakefile", out.parent / "config.yaml"):
+        path.write_text(path.name)
+    made = [tables / "listed.csv", tmp_path / "Snakefile"]
+    write_json(out, build(out, out.parent / "config.yaml", made, MADE, SOURCES))
+    record = tmp_path / ".snakemake" / "metadata" / urlsafe_b64encode(b"results/tables/made.csv").decode()
+    record.parent.mkdir(parents=True)
+    record.write_text('{"rule": "table_made"}')
+    return out
+
+
+def test_what_is_listed_or_made_by_a_job_is_not_foreign(study):
+    (study.parent.parent / "encoders" / "a").mkdir(parents=True)
+    (study.parent.parent / "encoders" / "a" / "events.out.tfevents.1").write_text("x")
+    assert foreign(study.parent, read_json(study)) == []
+
+
+def test_a_file_that_no_job_made_is_foreign(study, capsys):
+    (study.parent.parent / "tables" / "mine.csv").write_text("x")
+    assert [(f.path, f.kind) for f in foreign(study.parent, read_json(study))] == [("../tables/mine.csv", "foreign")]
+    with pytest.raises(SystemExit) as left:
+        main(["verify", str(study)])
+    assert left.value.code == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "3 files listed, 0 missing or changed, 1 foreign"
+
+
+def test_a_file_beside_the_results_is_nobodys_business(study):
+    (study.parent.parent / "notes.txt").write_text("mine")
+    assert foreign(study.parent, read_json(study)) == []
 
 
 def test_a_moved_study_is_still_whole(crate, tmp_path):
@@ -84,7 +117,7 @@ def test_a_file_without_a_checksum_is_refused(crate):
 
 def test_the_verb_says_that_all_is_well_and_exits_with_0(crate, capsys):
     main(["verify", str(crate)])
-    assert capsys.readouterr().out == "4 files listed, 0 missing or changed\n"
+    assert capsys.readouterr().out == "4 files listed, 0 missing or changed, 0 foreign\n"
 
 
 def test_the_verb_names_what_is_wrong_and_exits_with_1(crate, capsys):
@@ -96,11 +129,11 @@ def test_the_verb_names_what_is_wrong_and_exits_with_1(crate, capsys):
     first, second, last = capsys.readouterr().out.splitlines()
     assert first.startswith("changed  a.csv  (sha256 ")
     assert second == "missing  b c%20.svg  (no such file)"
-    assert last == "4 files listed, 2 missing or changed"
+    assert last == "4 files listed, 2 missing or changed, 0 foreign"
 
 
 @pytest.mark.parametrize(
-    ("content", "hint"), [(None, "no such file; a crate is made by"), ({}, "not an RO-Crate"), ("{", "not JSON")]
+    ("content", "hint"), [(None, "no such file; a crate is made by"), ({}, "not an RO-Crate"), ("{", "damaged file")]
 )
 def test_a_crate_that_cannot_be_read_is_one_line_and_exits_with_2(tmp_path, capsys, content, hint):
     path = tmp_path / "ro-crate-metadata.json"

@@ -29,9 +29,9 @@ def job_record(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Versions of the packages that this process has loaded, its device, and its settings; no name of the machine or of a
     file, and no time: the same job gives the same bytes."""
     packages = {
-        name: str(module.__version__)
+        name: vars(module)["__version__"]
         for name, module in list(sys.modules.items())
-        if "." not in name and not name.startswith("_") and isinstance(getattr(module, "__version__", None), str)
+        if "." not in name and not name.startswith("_") and isinstance(vars(module).get("__version__"), str)
     }
     return {
         "neurorad": __version__,

@@ -28,7 +28,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verify = verbs.add_parser(
         "verify",
         help="hash every file of a crate again and report what changed",
-        description="Exits with status 1 if a file is missing or changed.",
+        description="Exits with status 1 if a file is missing or changed, or lies among the results and no job made it.",
         epilog="example: neurorad verify results/provenance/ro-crate-metadata.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -162,18 +162,17 @@ def run_crate(args: argparse.Namespace) -> None:
 def run_verify(args: argparse.Namespace) -> None:
     from neurorad.files import read_json
     from neurorad.problems import InputError
-    from neurorad.provenance.verify import verify
+    from neurorad.provenance.verify import foreign, verify
 
     if not args.crate.is_file():
         raise InputError(f"{args.crate}: no such file; a crate is made by `neurorad crate`")
-    try:
-        metadata = read_json(args.crate)
-    except ValueError as problem:
-        raise InputError(f"{args.crate}: not JSON ({problem}); make it again with `neurorad crate`") from problem
-    number, findings = verify(metadata, args.crate.resolve().parent)
-    for finding in findings:
+    folder = args.crate.resolve().parent
+    number, findings = verify(read_json(args.crate), folder)
+    strangers = foreign(folder, read_json(args.crate))
+    for finding in [*findings, *strangers]:
         print(f"{finding.kind}  {finding.path}  ({finding.what})")
-    print(f"{number} files listed, {len(findings)} missing or changed")
+    print(f"{number} files listed, {len(findings)} missing or changed, {len(strangers)} foreign")
+    findings += strangers
     if findings:
         sys.exit(1)
 

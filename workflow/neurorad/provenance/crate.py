@@ -7,6 +7,7 @@ import re
 import tomllib
 import zipfile
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def rule_graph(made: dict[str, Any]) -> str:
     return "digraph run {\n" + "\n".join(lines) + "\n}\n"
 
 
+@cache
 def installed() -> pd.DataFrame:
     """Every installed package: name, version and licence as it states it."""
     found = {}

@@ -1,7 +1,8 @@
-"""Are the files still the ones the crate lists?"""
+"""Are the files still the ones the crate lists, and are there others among them?"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from urllib.parse import unquote
 
 from neurorad.files import sha256
 from neurorad.problems import InputError
+from neurorad.provenance.trace import record_of
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file that is `missing` or `changed`; `what` says how."""
+    """One file that is `missing`, `changed` or `foreign`; `what` says how."""
 
     path: str
     kind: str
@@ -48,6 +50,30 @@ def verify(metadata: dict[str, Any], folder: Path) -> tuple[int, list[Finding]]:
         elif (found := sha256(path)) != entity["sha256"]:
             findings.append(Finding(name, "changed", f"sha256 {found[:12]}…, listed {entity['sha256'][:12]}…"))
     return len(listed), findings
+
+
+RESULTS = ("tables", "figures", "embeddings", "evaluation", "encoders", "explanation")
+"""Folders beside the crate's own in which every file is some job's output."""
+
+
+def foreign(folder: Path, metadata: dict[str, Any]) -> list[Finding]:
+    """Files among a study's results that the crate does not list and no job made, by path.
+
+    Args:
+        folder: where the metadata lies, `results/provenance` of a study. TensorBoard's records are nobody's output.
+
+    A study that was moved without Snakemake's records is only known by its crate.
+    """
+    study = folder.parent.parent
+    listed = {(folder / unquote(entity["@id"])).resolve() for entity in metadata["@graph"] if "File" in _types(entity)}
+    present = (path for name in RESULTS for path in sorted((folder.parent / name).rglob("*")) if path.is_file())
+    return [
+        Finding(Path(os.path.relpath(path, folder)).as_posix(), "foreign", "no job of this study made it")
+        for path in present
+        if path.resolve() not in listed
+        and not path.name.startswith("events.out.tfevents")
+        and record_of(study, path.relative_to(study).as_posix()) is None
+    ]
 
 
 def _types(entity: dict[str, Any]) -> list[str]:
