@@ -59,7 +59,7 @@ def study(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         paths.append(path)
-    (tmp_path / "manifest.json").write_text(json.dumps(MADE))
+    (tmp_path / "results" / "provenance" / "manifest.json").write_text(json.dumps(MADE))
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"cohorts": {"a": {"release": "ucsf-pdgm"}}}))
     return paths[-1], paths[:-1], tmp_path / "results" / "provenance" / "ro-crate-metadata.json"
 
@@ -81,7 +81,7 @@ def by_verb(study, *files) -> dict:
             "--config",
             str(config),
             "--manifest",
-            str(root / "manifest.json"),
+            str(out.with_name("manifest.json")),
             "--out",
             str(out),
         ]

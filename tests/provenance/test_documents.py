@@ -9,7 +9,7 @@ import yaml
 from neurorad import RESOURCES, __version__
 from neurorad.analysis_plan import with_plan
 from neurorad.cli import main
-from neurorad.files import write_json, write_table
+from neurorad.files import read_table, write_json, write_table
 from neurorad.provenance.documents import CHECKLISTS, TO_WRITE, checklist, documents, items_of, table
 from neurorad.provenance.study_facts import Study, demographics, facts, primary_result
 from neurorad.reporting.tables import TABLES
@@ -48,14 +48,14 @@ def study(drawn) -> Study:  # noqa: F811
     )
 
 
-@pytest.mark.parametrize(("name", "number"), [("tripod_ai", 52), ("claim_2024", 44)])
+@pytest.mark.parametrize(("name", "number"), [("TRIPOD-AI", 52), ("CLAIM-2024", 44)])
 def test_a_checklist_has_every_item_once_in_order_and_each_is_answered_or_left_to_the_author(name, number):
     items = items_of(name)["items"]
     assert len(items) == number
     labels = [entry["item"] for entry in items]
     assert len(set(labels)) == number
     assert labels == sorted(labels, key=lambda label: (int(re.match(r"\d+", label)[0]), label))
-    assert {int(re.match(r"\d+", label)[0]) for label in labels} == set(range(1, 28 if name == "tripod_ai" else 45))
+    assert {int(re.match(r"\d+", label)[0]) for label in labels} == set(range(1, 28 if name == "TRIPOD-AI" else 45))
     assert all("answer" in entry or "author" in entry for entry in items)
     assert all({"section", "asks"} <= set(entry) for entry in items)
 
@@ -160,3 +160,6 @@ def test_the_verb_writes_every_document(study, tmp_path, monkeypatch):
     )
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.md")}
     assert written == set(documents(study))
+    rows = read_table(tmp_path / "out" / "TRIPOD-AI.csv")
+    assert list(rows.columns) == ["item", "section", "asks_for", "this_study"]
+    assert rows["this_study"].notna().all()

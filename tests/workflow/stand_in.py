@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> None:
         case "volumes":
             write("--out", read("--scans"))
         case "volumes-index":
-            write("--out", read(""))
+            failed = {row.split("\t")[0] for row in read("--verdicts").splitlines() if row.split("\t")[1:2] == ["fail"]}
+            rows = read("").splitlines()
+            write("--out", "".join(f"{row}\n" for row in rows if not failed & set(row.split("\t"))))
         case "audit":
             cohorts = json.loads(flags["--cohorts"][0])
             rows = {
@@ -64,6 +66,20 @@ def main(arguments: list[str]) -> None:
         case "figure":
             for suffix in (".svg", ".png", ".pdf", ".csv"):
                 write("--out", below=suffix)
+        case "training-pages":
+            for path in flags["--history"]:
+                write("--out", below=f"/training_{Path(path).parent.name}.svg")
+        case "documents":
+            for name in ("TRIPOD-AI", "CLAIM-2024"):
+                write("--out", below=f"/{name}.md")
+                write("--out", below=f"/{name}.csv")
+            for flag, kind in (("--encoders", "model_cards"), ("--cohorts", "data_sheets")):
+                for folder in flags[flag]:
+                    write("--out", below=f"/{kind}/{Path(folder).name}.md")
+        case "crate":
+            write("--out")
+            for name in ("Snakefile", "workflow.zip", "dag.dot", "environment.tsv"):
+                Path(flags["--out"][0]).with_name(name).touch()
         case "deviations":
             write("--out", "\n".join(rest))
         case "compare" | "clean" | "reliability":

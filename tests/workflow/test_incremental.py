@@ -106,7 +106,7 @@ def settings_of(study: Path) -> dict:
 
 
 EVALUATION = {"folds", "embed", "probe", "survival", "invariance", "compare", "explain", "clean", "reliability"}
-REPORTING = {"report", "crate"}
+REPORTING = {"report", "documents", "manifest", "crate"}
 ABOUT_THE_STUDY = {"claims", "deviations"}
 
 
@@ -166,6 +166,24 @@ def test_one_scan_more_makes_one_shard_of_its_cohort_again(study, where, trained
     assert counts["inventory"] == counts["volumes"] == counts["qc"] == 1
     assert counts["pretrain"] == trained
     assert counts["embed"] == (2 * 5 if trained else 4 + 2)
+
+
+@pytest.mark.parametrize(("where", "trained"), [("east", 0), ("north", 4)])
+def test_a_verdict_makes_no_volume_again(study, where, trained):
+    """A test scan that a reader fails leaves the evaluation; one that was pretrained on trains the encoders again; a verdict
+    that passes makes the page of quality control alone."""
+    settings = settings_of(study)
+    verdicts = study / "data" / "verdicts.tsv"
+    verdicts.write_text(f"scan\tverdict\tcomment\twho\twhen\n{where}-00000\tpass\t\tab\t2026-01-02\n")
+    settings["cohorts"][where]["verdicts"] = "data/verdicts.tsv"
+    counts = finish(study, settings)
+    assert stages(counts) - {"config"} <= {"qc"} | REPORTING | ABOUT_THE_STUDY
+    verdicts.write_text(f"scan\tverdict\tcomment\twho\twhen\n{where}-00000\tfail\tmoved\tab\t2026-01-02\n")
+    counts = finish(study, settings)
+    assert counts["volumes"] == counts["inventory"] == counts["labels"] == 0
+    assert counts["volumes_index"] == counts["audit"] == 1
+    assert counts["pretrain"] == trained
+    assert counts["probe"] == 4 + 2
 
 
 def test_one_label_corrected_embeds_and_trains_nothing(study):

@@ -475,7 +475,7 @@ PAGES = [
 ]
 """Pages that the report links to."""
 
-APPENDIX = []
+APPENDIX = expand("results/provenance/{name}.csv", name=CHECKLISTS)
 """Tables (CSV, TSV) and texts that stand at the end of the report, titled by their file's name."""
 
 SHOWN = [name for name, entry in FIGURES.items() if all(FILES[need] for need in entry.needs)]
@@ -527,7 +527,7 @@ CARDS = [
 ]
 
 DOCUMENTS = [
-    *expand("results/provenance/{name}.md", name=CHECKLISTS),
+    *expand("results/provenance/{name}.{kind}", name=CHECKLISTS, kind=["md", "csv"]),
     *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
     *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
 ]

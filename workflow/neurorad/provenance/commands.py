@@ -287,9 +287,9 @@ def run_documents(args: argparse.Namespace) -> None:
     import yaml
 
     from neurorad import RESOURCES
-    from neurorad.files import read_json, read_table, sha256, write_text
-    from neurorad.provenance.documents import documents
-    from neurorad.provenance.study_facts import Study
+    from neurorad.files import read_json, read_table, sha256, write_table, write_text
+    from neurorad.provenance.documents import CHECKLISTS, checklist_rows, documents
+    from neurorad.provenance.study_facts import Study, facts
 
     def rows(name: str) -> pd.DataFrame:
         held = [read_table(folder / name) for folder in args.cohorts]
@@ -309,6 +309,8 @@ def run_documents(args: argparse.Namespace) -> None:
     )
     for name, text in documents(study).items():
         write_text(args.out / name, text)
+    for name in CHECKLISTS:
+        write_table(args.out / f"{name}.csv", checklist_rows(name, facts(study)))
 
 
 def run_manifest(args: argparse.Namespace) -> None:

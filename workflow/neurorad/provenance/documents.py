@@ -12,8 +12,8 @@ import yaml
 from neurorad import RESOURCES
 from neurorad.provenance.study_facts import ABSENT, Study, demographics, facts, label_counts, reasons
 
-CHECKLISTS = ("tripod_ai", "claim_2024")
-TO_WRITE = "**author must write**"
+CHECKLISTS = ("TRIPOD-AI", "CLAIM-2024")
+TO_WRITE = "AUTHOR MUST WRITE"
 
 
 def documents(study: Study) -> dict[str, str]:
@@ -30,27 +30,28 @@ def items_of(name: str) -> dict[str, Any]:
     return yaml.safe_load((RESOURCES / "checklists" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def checklist(name: str, known: Mapping[str, str]) -> str:
-    """One table: item, what it asks, what this study answers or what the author must write.
+def checklist_rows(name: str, known: Mapping[str, str]) -> pd.DataFrame:
+    """item, section, asks_for, this_study: what it answers, or what the author must write.
 
     Raises:
         KeyError: an item uses a fact that `known` lacks.
     """
-    declared = items_of(name)
-    rows, answered = [], 0
-    for entry in declared["items"]:
-        parts = []
-        if "answer" in entry:
-            answered += 1
-            parts.append(entry["answer"].format_map(known))
-        if "author" in entry:
-            parts.append(f"{TO_WRITE}: {entry['author'].format_map(known)}")
+    rows = []
+    for entry in items_of(name)["items"]:
+        parts = [entry["answer"].format_map(known)] if "answer" in entry else []
+        parts += [f"{TO_WRITE}: {entry['author'].format_map(known)}"] if "author" in entry else []
         rows.append((entry["item"], entry["section"], entry["asks"], " ".join(parts)))
-    number = len(rows)
+    return pd.DataFrame(rows, columns=["item", "section", "asks_for", "this_study"])
+
+
+def checklist(name: str, known: Mapping[str, str]) -> str:
+    """The same as a page."""
+    declared, rows = items_of(name), checklist_rows(name, known)
+    answered = int((~rows["this_study"].str.startswith(TO_WRITE)).sum())
     return (
         f"# {declared['title']}\n\n{declared['citation']}. Items in our own words; the original decides.\n\n"
-        f"{answered} of {number} items are filled, at least in part, from this study's own files; paths are relative to this "
-        f"page. The others are marked {TO_WRITE}.\n\n" + table(("item", "section", "asks for", "this study"), rows)
+        f"{answered} of {len(rows)} items are filled, at least in part, from this study's own files; paths are relative to "
+        f"this page. The others are marked {TO_WRITE}.\n\n" + table(rows.columns, rows.to_numpy().tolist())
     )
 
 

@@ -60,7 +60,7 @@ def foreign(folder: Path, metadata: dict[str, Any]) -> list[Finding]:
     """Files among a study's results that the crate does not list and no job made, by path.
 
     Args:
-        folder: where the metadata lies, `results/provenance` of a study. TensorBoard's records are nobody's output.
+        folder: where the metadata lies, `results/provenance` of a study. TensorBoard's records and hidden files are nobody's output.
 
     A study that was moved without Snakemake's records is only known by its crate.
     """
@@ -71,7 +71,7 @@ def foreign(folder: Path, metadata: dict[str, Any]) -> list[Finding]:
         Finding(Path(os.path.relpath(path, folder)).as_posix(), "foreign", "no job of this study made it")
         for path in present
         if path.resolve() not in listed
-        and not path.name.startswith("events.out.tfevents")
+        and not path.name.startswith((".", "events.out.tfevents"))
         and record_of(study, path.relative_to(study).as_posix()) is None
     ]
 
