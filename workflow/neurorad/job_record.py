@@ -31,7 +31,11 @@ def job_record(settings: Mapping[str, Any]) -> dict[str, Any]:
     packages = {
         name: vars(module)["__version__"]
         for name, module in list(sys.modules.items())
-        if "." not in name and not name.startswith("_") and isinstance(vars(module).get("__version__"), str)
+        if "." not in name
+        and not name.startswith("_")
+        and name not in sys.stdlib_module_names
+        and name != "neurorad"
+        and isinstance(vars(module).get("__version__"), str)
     }
     return {
         "neurorad": __version__,
