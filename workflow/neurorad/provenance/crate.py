@@ -108,7 +108,7 @@ def write_companions(folder: Path, made: dict[str, Any]) -> list[Path]:
     """
     code, graph, environment = folder / "workflow.zip", folder / "dag.dot", folder / "environment.tsv"
     snakefile = folder / "Snakefile"
-    write_text(snakefile, (CHECKOUT / "Snakefile").read_text(encoding="utf-8"))
+    write_text(snakefile, (CHECKOUT / "workflow" / "Snakefile").read_text(encoding="utf-8"))
     with atomic(code) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
         for path in sorted(path for name in SOURCES for path in _files(CHECKOUT / name)):
             # A fixed date: the same code gives the same bytes.
