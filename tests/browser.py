@@ -35,6 +35,8 @@ class Page:
         os.close(read_end)
         os.close(write_end)
         self._number, self._rest, self._session = 0, b"", None
+        self.events: list[dict[str, Any]] = []
+        """What the browser told by itself, as requests and messages of the console, once their domain is enabled."""
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.command("Page.enable")
@@ -62,6 +64,8 @@ class Page:
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
+            if "method" in answer:
+                self.events.append(answer)
 
     def _answer(self) -> dict[str, Any]:
         while b"\0" not in self._rest:

@@ -485,7 +485,7 @@ WRITTEN = [name for name, (_, needs) in TABLES.items() if all(FILES[need] for ne
 def figure_code(name):
     entry = FIGURES[name]
     rows = ROWS.get(name)
-    behind = [reached_by(getattr(rows, "func", rows))] if rows else []
+    behind = ["reporting.numbers:patients_behind", *([reached_by(getattr(rows, "func", rows))] if rows else [])]
     selected = getattr(rows, "keywords", {})
     drawn = code_of(reached_by(entry.draw), *behind, "reporting.inputs:read_tables", "reporting.theme:write_figure")
     return lambda wildcards: canonical([drawn(wildcards), selected, entry.title, caption(name)])

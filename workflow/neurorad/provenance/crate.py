@@ -31,6 +31,7 @@ FORMATS = {
     ".npy": "application/octet-stream",
     ".npz": "application/zip",
     ".parquet": "application/vnd.apache.parquet",
+    ".pdf": "application/pdf",
     ".png": "image/png",
     ".safetensors": "application/octet-stream",
     ".svg": "image/svg+xml",

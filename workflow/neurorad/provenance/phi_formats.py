@@ -223,6 +223,24 @@ def _blosc2(data: bytes) -> Content:
     return Content(texts=[("metadata", "\n".join(f"{key} {value}" for key, value in held.items()))])
 
 
+PDF_STREAM = re.compile(rb"<<((?:[^<>]|<<[^<>]*>>|<[0-9A-Fa-f]*>)*)>>\\s*stream\\r?\\n(.*?)\\r?\\nendstream", re.DOTALL)
+
+
+def _pdf(data: bytes) -> Content:
+    """What a PDF says of itself and what its pages spell out. A figure's own words are glyph numbers here: they are read in
+    the SVG beside it."""
+    if not data.startswith(b"%PDF"):
+        return Content(faults=["no PDF"])
+    content = Content()
+    for head, body in PDF_STREAM.findall(data):
+        if b"/Length1" not in head and b"/Image" not in head and b"/FlateDecode" in head:
+            body = zlib.decompress(body)
+            content.texts.append(("PDF page", "\n".join(part.decode("ascii") for part in PRINTABLE.findall(body))))
+    plain = PDF_STREAM.sub(b"", data)
+    content.texts.append(("PDF", "\n".join(part.decode("ascii") for part in PRINTABLE.findall(plain))))
+    return content
+
+
 READERS: dict[str, Callable[[bytes], Content]] = {
     ".png": _png,
     ".webp": _webp,
@@ -238,4 +256,5 @@ READERS: dict[str, Callable[[bytes], Content]] = {
     ".parquet": _parquet,
     ".safetensors": _safetensors,
     ".b2nd": _blosc2,
+    ".pdf": _pdf,
 }

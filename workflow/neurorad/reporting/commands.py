@@ -97,15 +97,18 @@ def run_figure(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
     from neurorad.reporting.inputs import read_tables
     from neurorad.reporting.made import how_made
-    from neurorad.reporting.numbers import rows_behind
+    from neurorad.reporting.numbers import patients_behind, rows_behind
     from neurorad.reporting.registry import FIGURES, caption, figure
     from neurorad.reporting.theme import write_figure
 
     tables = read_tables(args)
     drawn = figure(args.name, tables)
     entry = FIGURES[args.name]
-    write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {drawn.get_label()}", how_made(args))
-    write_table(f"{args.out}.csv", rows_behind(args.name, entry.needs, tables))
+    rows, counts = rows_behind(args.name, entry.needs, tables), drawn.get_label()
+    if "patients" not in counts:
+        counts = f"{counts} {patients_behind(rows)}".strip()
+    write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {counts}", how_made(args))
+    write_table(f"{args.out}.csv", rows)
 
 
 def run_training_pages(args: argparse.Namespace) -> None:

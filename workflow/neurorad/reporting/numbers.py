@@ -16,6 +16,7 @@ from neurorad.reporting.inputs import Tables
 from neurorad.reporting.marker_figures import COMMON, PROTOCOL, UNCOMMON
 from neurorad.reporting.site_figures import AUDIT
 from neurorad.reporting.survival_figures import NET_BENEFIT, TIMES
+from neurorad.reporting.theme import count_range
 
 
 def flow_rows(tables: Tables) -> pd.DataFrame:
@@ -146,3 +147,16 @@ def rows_behind(name: str, needs: tuple[str, ...], tables: Tables) -> pd.DataFra
         for one in tables.maps
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def patients_behind(rows: pd.DataFrame) -> str:
+    """How many patients the numbers of a figure rest on, as a sentence; empty where its rows do not say."""
+    if "n" in rows and rows["n"].notna().any():
+        return f"Each number rests on {count_range(rows['n'])} patients."
+    if {"at_risk", "site", "stratum", "time"} <= set(rows) and len(rows):
+        first = rows[rows["time"] == 0].drop_duplicates(["site", "stratum"])
+        each = first.groupby("site", sort=True)["at_risk"].max()
+        return (
+            f"Largest arm: {', '.join(f'{site} {int(n)}' for site, n in each.items())} patients." if len(each) else ""
+        )
+    return ""

@@ -52,7 +52,9 @@ FIGURES: dict[str, Entry] = {
         ("patients", "decisions"),
     ),
     "fig2d_cohorts": Entry(cohort_figures.draw_cohorts, ("scans", "patients"), "Cohorts", "Figure 2D", ("decisions",)),
-    "fig2_training": Entry(training_figures.draw_training, ("history",), "Pretraining", "Figure 2", ("groups",)),
+    "fig2_training": Entry(
+        training_figures.draw_training, ("history",), "Pretraining", "Figure 2", ("groups", "manifest")
+    ),
     "fig3a_rivals": Entry(marker_figures.draw_rivals, ("probe",), "All encoders", "Figure 3A", ("rivals",)),
     "fig3b_common_markers": Entry(marker_figures.draw_common_markers, ("probe",), "Common markers", "Figure 3B"),
     "fig3c_uncommon_markers": Entry(marker_figures.draw_uncommon_markers, ("probe",), "Uncommon markers", "Figure 3C"),

@@ -82,5 +82,9 @@ def draw_training(tables: Tables) -> Figure:
     for panel in axes[1]:
         handles.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     finish(figure, tables.leakage, list(handles.values()))
-    figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}.")
+    trained = ""
+    if tables.manifest is not None:
+        people = tables.manifest[["cohort", "patient"]].drop_duplicates()
+        trained = f", on {len(tables.manifest)} scans of {len(people)} patients"
+    figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}{trained}.")
     return figure
