@@ -112,11 +112,13 @@ function explore(details) {
       + (estimates && numbers.length ? `. Drawn from ${short(low)} to ${short(high)}` : "")
       + (same.length ? `. Of all rows: ${same.join(", ")}.` : ".");
     const body = make("tbody"), head = make("tr"), grid = make("table", undefined, { class: "numbers" });
-    columns.forEach(c => head.append(make("th", c.replaceAll("_", " "), { scope: "col" })));
-    if (estimates) head.append(make("th", "95 % CI", { scope: "col" }), make("th", "drawn", { scope: "col" }));
+    const named = c => make("th", c.replaceAll("_", " "), { scope: "col" });
+    head.append(...columns.filter(c => c !== "note").map(named));
+    if (estimates) head.append(named("95 % CI"), named("drawn"));
+    if (columns.includes("note")) head.append(named("note"));
     for (const row of shown) {
       const line = make("tr");
-      for (const c of columns) {
+      for (const c of columns.filter(c => c !== "note")) {
         const value = row[at[c]], none = value === null;
         line.append(make("td", none ? (c === "value" && estimates ? "not estimable" : "–") : short(value),
           none ? { class: "missing" } : {}));
@@ -131,6 +133,7 @@ function explore(details) {
         }
         line.append(picture);
       }
+      if (columns.includes("note")) line.append(make("td", row[at.note] ?? ""));
       body.append(line);
     }
     const top = make("thead");
