@@ -24,7 +24,7 @@ LEAVE_OUT = "leave_one_site_out"
 
 
 def primary(metric: str, protocol: str) -> bool:
-    """Is the p of this row the one to conclude from? It keeps its nominal size where nothing is to be found
+    """Is the p of this row the one to conclude from? Its size was measured where nothing is to be found
     (benchmarks/null_calibration.md); every other p is descriptive.
 
     Over folds that is the corrected t. A site that was never trained on is one fold, whose spread nobody knows: there
