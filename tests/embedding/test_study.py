@@ -15,7 +15,7 @@ from monai.networks.nets import resnet50
 from neurorad.cli import main
 from neurorad.files import read_table
 
-from ..workflow.test_study import ROOT, STUDY, phantom_cohort
+from ..workflow.small_study import ROOT, STUDY, phantom_cohort
 from .conftest import features
 from .test_published import clip_file
 from .test_rivals import Means, as_python
