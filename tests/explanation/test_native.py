@@ -116,7 +116,7 @@ def test_the_file_says_nothing_but_its_geometry_and_is_the_same_each_time(study)
     for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
         assert header[field].item() in (b"", b"\x00") or not header[field].item().strip(b"\x00")
     assert np.frombuffer(raw[108:112], "<f4")[0] == 352 and raw[348:352] == bytes(4), "no extension"
-    assert b"p0" not in raw and b"cuimc" not in raw
+    assert b"p0" not in raw[:352] and b"s0" not in raw[:352] and b"cuimc" not in raw
     native(study)
     assert path.read_bytes() == first
 
