@@ -7,6 +7,12 @@ from hypothesis import strategies as st
 
 from neurorad.cohorts.labels import EXAM_COLUMNS, harmonise
 
+MU_DAYS = {
+    "Number of days from Diagnosis to death (Days)",
+    "Number of days from Diagnosis to date of First Progression",
+    "Number of days from Diagnosis to Radiation Therapy Start date",
+    "Number of days from Diagnosis to Initial Chemo Therapy Start date",
+}
 # What the releases' tables themselves leave blank or write for missing; the dictionaries are not asked.
 BLANK = {
     "UCSF-PDGM-metadata_v5.csv": {"MGMT status", "1p/19q", "OS", "EOR", "BraTS21 ID"},
@@ -23,7 +29,7 @@ NUMBERS = {
     "KPS",
     "Age",
 }
-NUMBERS |= {"Survival_days", "Age at diagnosis", "Number of days from Diagnosis to death (Days)"}
+NUMBERS |= {"Survival_days", "Age at diagnosis", *MU_DAYS}
 IDS = {"ID", "Patient_ID", "Brats20ID"}
 MISSING = {"unknown", "Not Available", "Not Applicable", "NA"}
 

