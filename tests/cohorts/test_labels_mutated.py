@@ -13,6 +13,8 @@ MU_DAYS = {
     "Number of days from Diagnosis to Radiation Therapy Start date",
     "Number of days from Diagnosis to Initial Chemo Therapy Start date",
 }
+# Treatment began before the diagnosis in the real table too (at most 744 days): another sign is a change that nobody sees.
+SIGNED = {name for name in MU_DAYS if "Therapy" in name}
 # What the releases' tables themselves leave blank or write for missing; the dictionaries are not asked.
 BLANK = {
     "UCSF-PDGM-metadata_v5.csv": {"MGMT status", "1p/19q", "OS", "EOR", "BraTS21 ID"},
@@ -53,7 +55,7 @@ def mutated(data, raw, name, row, column):
     if kind == "case":
         return data.draw(st.sampled_from([text.upper(), text.lower(), text.swapcase(), text.title()]))
     at = data.draw(st.integers(0, max(len(text) - 1, 0)))
-    letter = data.draw(st.sampled_from("aeOl,-_ ;%"))
+    letter = data.draw(st.sampled_from("aeOl,_ ;%" if column in SIGNED else "aeOl,-_ ;%"))
     if column in {*NUMBERS, *IDS} or kind == "insert":
         return text[:at] + letter + text[at:]
     if kind == "replace":
