@@ -63,6 +63,7 @@ def test_settings_are_ones_that_the_schema_takes(page):
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
     shipped = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     for kind, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        body = body.replace("sha256: ...", f"sha256: '{'0' * 64}'")
         settings = yaml.safe_load(body) if kind == "yaml" else None
         if not isinstance(settings, dict) or not set(settings) <= set(schema["properties"]):
             continue

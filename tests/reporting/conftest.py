@@ -44,7 +44,8 @@ def row(encoder: str, site: str, endpoint: str, metric: str, value: float, half:
         "metric": metric,
         "value": value,
         "ci_low": value - half,
-        "ci_high": value + half,
+        # No AUC is above 1; other numbers may be.
+        "ci_high": min(value + half, 1.0) if metric == "auc" else value + half,
         "n": n,
         "n_positive": events,
         "n_events": events if endpoint == "os" else pd.NA,

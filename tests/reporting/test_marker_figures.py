@@ -73,7 +73,7 @@ def test_what_cannot_be_estimated_is_written_and_not_drawn(drawn):
     assert texts(axes).count("not estimable") == 4
     assert points(axes) == []
     assert "n = 24, 3 positive" in title(axes)
-    assert drawn("fig3c_uncommon_markers").get_label() == "144 estimates, 8 of them not estimable."
+    assert drawn("fig3c_uncommon_markers").get_label() == "168 estimates, 8 of them not estimable."
 
 
 def test_one_encoder_that_cannot_be_estimated_leaves_the_others(study):
@@ -143,7 +143,7 @@ def test_an_encoder_without_any_auc_is_written_and_not_counted(study):
     study.probe.loc[study.probe["encoder"] == "mae-dro-s0", ["value", "ci_low", "ci_high"]] = np.nan
     axes = figure("fig3a_rivals", study).axes[0]
     assert texts(axes).count("not estimable") == 1
-    assert axes.get_title(loc="left") == "mean over 28 marker-site pairs estimable for all 9 encoders"
+    assert axes.get_title(loc="left") == "mean over 31 marker-site pairs estimable for all 9 encoders"
 
 
 def auc_table(values: dict[str, list[tuple[str, float, float, float]]]) -> pd.DataFrame:
@@ -262,7 +262,7 @@ def test_only_the_differences_of_the_within_site_auc_are_drawn(study):
 
 def test_only_pooled_comparisons_are_drawn_where_there_is_no_other(study):
     study.comparison = study.comparison[study.comparison["site"] == "cuimc"].assign(site="all", protocol="combined")
-    assert len(estimates(panel(figure("fig3d_differences", study), "all sites"))) == 36
+    assert len(estimates(panel(figure("fig3d_differences", study), "all sites"))) == 40
 
 
 def differences(better: int, worse: int, null: int, missing: int = 0) -> pd.DataFrame:

@@ -216,7 +216,7 @@ def test_the_head_says_what_was_run_on_what_and_when(parts):
         "folds 5",
     ):
         assert said in head
-    assert "Not estimable 10 of 290 AUCs" in head
+    assert "Not estimable 10 of 320 AUCs" in head
 
 
 @pytest.mark.parametrize(

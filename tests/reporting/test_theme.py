@@ -152,7 +152,8 @@ def test_files_carry_title_and_description_and_no_date(tmp_path):
     assert "<dc:description>One &lt;two&gt;</dc:description>" in svg
     assert "dc:date" not in svg
     assert re.search(rb"matplotlib version|Software", (tmp_path / "new" / "f.png").read_bytes()) is None
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["f.png", "f.svg"]
+    assert b"CreationDate" not in (tmp_path / "new" / "f.pdf").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["f.pdf", "f.png", "f.svg"]
 
 
 def test_the_last_digits_of_the_layout_do_not_reach_the_files(tmp_path):

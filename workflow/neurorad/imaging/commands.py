@@ -107,8 +107,8 @@ def read_choices(path: Path, scans: set[str]) -> dict[str, dict[str, str]]:
     """
     try:
         table = read_table(path, text=("scan", "sequence", "series")).fillna("")
-    except (OSError, ValueError, UnicodeDecodeError) as problem:
-        raise InputError(f"series table {path}: cannot be read ({problem})") from problem
+    except (OSError, InputError) as problem:
+        raise InputError(f"series table {path}: cannot be read ({problem.__cause__ or problem})") from problem
     if sorted(table.columns) != ["scan", "sequence", "series"]:
         raise InputError(
             f"series table {path}: needs the columns scan, sequence, series; has {', '.join(table.columns)}"

@@ -68,6 +68,12 @@ BEYOND = (
         ("reliability",),
     ),
     Chapter(
+        "When the images change",
+        "Noise, bias field, blur, gamma, missing sequences: volumes embedded again, and the probes of the clean folds on them.",
+        ("supp3_stress",),
+        ("stress",),
+    ),
+    Chapter(
         "Prognosis over time", "How well, how calibrated and of what use a predicted risk is.", ("fig4a_prognosis",)
     ),
     Chapter(

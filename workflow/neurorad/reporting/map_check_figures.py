@@ -74,20 +74,23 @@ def map_agreement(tables: Tables) -> pd.DataFrame:
     interval lies within -0.5 and 0.5 is "destroyed".
     """
     rows, checks = [], tables.checks
-    found = checks[checks["protocol"] == "gradcam"].set_index(["endpoint", "encoder", "metric"])
+    numbers = [
+        name
+        for metric in ("pointing_hit", "dice_top_5_percent", "mass_in_tumour")
+        for name in (metric, f"{metric}_minus_prior", f"{metric}_minus_untrained")
+    ]
+    found = checks[checks["protocol"] == "gradcam"].set_index(["endpoint", "encoder", "metric"]).sort_index()
     for endpoint in [name for name in (*endpoints(), "os") if name in set(checks["endpoint"])]:
         mine = found.loc[[endpoint]]
         for encoder in order_encoders(mine.index.unique("encoder")):
             one = mine.loc[(endpoint, encoder)]
             row: dict[str, object] = {"endpoint": endpoint, "encoder": encoder}
             row["n"] = int(one["n"].get("dice_top_5_percent", 0))
-            for metric in ("pointing_hit", "dice_top_5_percent", "mass_in_tumour"):
-                for name in (metric, f"{metric}_minus_prior", f"{metric}_minus_untrained"):
-                    row[name] = _with_interval(one, name)
+            row |= {name: _with_interval(one, name) for name in numbers}
             row["likeness_untrained"] = _with_interval(one, "cascade_stem")
             row["verdict"] = "; ".join(_verdicts(one))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["endpoint", "encoder", "n", *numbers, "likeness_untrained", "verdict"])
 
 
 def _with_interval(rows: pd.DataFrame, metric: str) -> str:
