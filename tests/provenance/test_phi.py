@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import zipfile
 
 import blosc2
 import nibabel as nib
@@ -17,7 +18,8 @@ from safetensors.numpy import save_file
 
 from neurorad.cli import main
 from neurorad.files import write_table
-from neurorad.provenance.phi import audit, read_sources
+from neurorad.provenance.crate import CHECKOUT
+from neurorad.provenance.phi import Sources, audit, read_sources
 
 PATIENT, SESSION = "MEIER_Erika_0815", "visit-19"
 
@@ -258,3 +260,24 @@ def test_a_folder_without_a_study_is_refused(tmp_path, capsys):
         main(["phi-audit", str(tmp_path)])
     assert left.value.code == 2
     assert "give the folder `results` of a study" in capsys.readouterr().err
+
+
+NOBODY = Sources({}, set(), set())
+
+
+def test_an_archive_of_the_programs_own_files_is_no_finding_and_anything_else_in_it_is_read(tmp_path):
+    own = CHECKOUT / "pyproject.toml"
+    with zipfile.ZipFile(tmp_path / "workflow.zip", "w") as packed:
+        packed.write(own, "pyproject.toml")
+    assert audit(tmp_path, NOBODY)[1] == []
+    with zipfile.ZipFile(tmp_path / "workflow.zip", "a") as packed:
+        packed.writestr("notes.txt", "seen on 2019-03-04")
+    (found,) = audit(tmp_path, NOBODY)[1]
+    assert found.what.startswith("notes.txt") and found.what.endswith("a date")
+
+
+def test_the_day_on_which_the_report_was_made_is_no_patients_date(tmp_path):
+    (tmp_path / "report.html").write_text("Made by NeuroRAD 0.1.0 on 2026-11-26")
+    assert audit(tmp_path, NOBODY)[1] == []
+    (tmp_path / "report.html").write_text("Made by NeuroRAD 0.1.0 on 2026-11-26, scanned on 2026-11-26")
+    assert [finding.what for finding in audit(tmp_path, NOBODY)[1]] == ["line 1: a date"]

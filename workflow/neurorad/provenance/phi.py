@@ -33,9 +33,11 @@ HEADER = re.compile(
     r"StudyID|(?:Study|Series|SOP)InstanceUID|DeviceSerialNumber|StationName|(?:Study|Series|ProcedureStep)Description|"
     r'ProtocolName|ImageComments|(?:Study|Series|Content|Acquisition)(?:Date|Time)|AcquisitionDateTime)"\s*:\s*"[^"]'
 )
-NO_PATIENT = re.compile(r'"(?:when|contentSize)":\s*"[\d-]*"|http://www\.w3\.org/[\w/.-]+')
-"""The day on which a reader looked at a QC page, sizes in bytes, which may look like a day, and the names of XML
-vocabularies (http://www.w3.org/1999/02/22-rdf-syntax-ns), which hold one."""
+NO_PATIENT = re.compile(
+    r'"(?:when|contentSize)":\s*"[\d-]*"|http://www\.w3\.org/[\w/.-]+|\bW3C-\d{8}\b|\bby NeuroRAD [\w.]+ on \d{4}-\d\d-\d\d\b'
+)
+"""The day on which a reader looked at a QC page, sizes in bytes, which may look like a day, the names of XML
+vocabularies (http://www.w3.org/1999/02/22-rdf-syntax-ns) and of a licence, which hold one, and when the report was made."""
 
 RUNS = re.compile(r"[^\W_]+")
 
