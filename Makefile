@@ -25,7 +25,7 @@ test: setup
 	$(ACTIVE) pytest -m "not slow"
 
 test-slow: setup
-	$(ACTIVE) pytest -m slow
+	$(ACTIVE) pytest -m slow --timeout 1800
 
 lint: setup
 	$(ACTIVE) ruff check workflow tests benchmarks

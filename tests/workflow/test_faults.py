@@ -18,7 +18,8 @@ from tests.workflow.small_study import RESULTS, STUDY, command, digests, finish,
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = 30
+KILLS = int(os.environ.get("KILLS", "8"))
+"""Eight take three minutes; `KILLS=30 pytest -m slow -k kills` is what docs/reliability.md speaks of."""
 AFTER_VOLUMES = ("embeddings", "evaluation", "explanation", "figures", "tables", "provenance", "report.html")
 
 
@@ -57,7 +58,7 @@ def at_work(run: subprocess.Popen) -> set[str]:
     return verbs
 
 
-def test_thirty_kills_at_random_times_change_no_byte(study, tmp_path):
+def test_kills_at_random_times_change_no_byte(study, tmp_path):
     """Every second kill comes soon after the jobs have begun, the others leave the longest job time to end."""
     folder = new_study(tmp_path / "killed", STUDY)
     drawn = random.Random(0)
@@ -79,7 +80,7 @@ def test_thirty_kills_at_random_times_change_no_byte(study, tmp_path):
     finish(folder)
     print(f"{kills} kills, at: {', '.join(f'{verb} {hit.count(verb)}' for verb in sorted(set(hit)))}")
     assert kills == KILLS
-    assert len(set(hit)) > 5, hit
+    assert len(set(hit)) > KILLS // 6, hit
     assert digests(folder, *RESULTS) == digests(study, *RESULTS)
     assert not list((folder / "results").rglob(".writing-*"))
     assert "Nothing to be done" in finish(folder)
