@@ -33,7 +33,6 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-    "BLOSC_NTHREADS",
 )
 
 
@@ -69,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Numeric libraries read these once, when they are first imported: before any verb runs.
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(getattr(args, "threads", None) or 1)
+    # Blosc writes blocks as its threads finish them: with more than one, the bytes of a volume would follow the clock.
+    os.environ["BLOSC_NTHREADS"] = "1"
     try:
         args.run(args)
         write_record(arguments, vars(args))
