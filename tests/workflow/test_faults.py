@@ -18,8 +18,8 @@ from tests.workflow.small_study import RESULTS, STUDY, command, digests, finish,
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = int(os.environ.get("KILLS", "8"))
-"""Eight take three minutes; `KILLS=30 pytest -m slow -k kills` is what docs/reliability.md speaks of."""
+KILLS = int(os.environ.get("KILLS", "4"))
+"""Four in CI; `KILLS=30 pytest -m slow -k kills` is what docs/reliability.md speaks of."""
 AFTER_VOLUMES = ("embeddings", "evaluation", "explanation", "figures", "tables", "provenance", "report.html")
 
 
@@ -58,29 +58,28 @@ def at_work(run: subprocess.Popen) -> set[str]:
     return verbs
 
 
+def jobs_done(folder: Path) -> int:
+    return len(list((folder / "results" / "benchmarks").rglob("*.tsv")))
+
+
 def test_kills_at_random_times_change_no_byte(study, tmp_path):
-    """Every second kill comes soon after the jobs have begun, the others leave the longest job time to end."""
+    """The moments are drawn over the jobs of the whole study, and within a job's first seconds."""
     folder = new_study(tmp_path / "killed", STUDY)
     drawn = random.Random(0)
     hit: list[str] = []
-    kills = 0
-    while kills < KILLS:
-        log = folder / f"run{kills}.log"
+    for number, reached in enumerate(sorted(drawn.sample(range(jobs_done(study) - 5), KILLS))):
+        log = folder / f"run{number}.log"
         run = start(folder, log)
-        while run.poll() is None and not at_work(run):
-            time.sleep(0.05)
-        time.sleep(drawn.uniform(0, 3) if kills % 2 else drawn.uniform(4, 25))
-        if run.poll() is not None:
-            assert run.returncode == 0, log.read_text()[-4000:]
-            break
+        while run.poll() is None and (jobs_done(folder) < reached or not at_work(run)):
+            time.sleep(0.1)
+        assert run.poll() is None, log.read_text()[-4000:]
+        time.sleep(drawn.uniform(0, 3))
         hit += sorted(at_work(run)) or ["between jobs"]
         kill(run)
         unlock(folder)
-        kills += 1
     finish(folder)
-    print(f"{kills} kills, at: {', '.join(f'{verb} {hit.count(verb)}' for verb in sorted(set(hit)))}")
-    assert kills == KILLS
-    assert len(set(hit)) > KILLS // 6, hit
+    print(f"{KILLS} kills, at: {', '.join(f'{verb} {hit.count(verb)}' for verb in sorted(set(hit)))}")
+    assert len(set(hit)) > 3, hit
     assert digests(folder, *RESULTS) == digests(study, *RESULTS)
     assert not list((folder / "results").rglob(".writing-*"))
     assert "Nothing to be done" in finish(folder)
@@ -146,7 +145,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(study,
     assert digests(folder, *RESULTS) == digests(study, *RESULTS)
 
 
-@pytest.mark.parametrize("days", [-400, 2])
+@pytest.mark.parametrize("days", [2])
 def test_a_clock_that_jumps_changes_no_number(study, tmp_path, days):
     """Half of what is there was written by a clock that ran `days` off; the rest is made by a right one."""
     folder = copied(study, tmp_path / "jumped", "evaluation", "figures", "tables", "report.html")
