@@ -106,9 +106,10 @@ def read_choices(path: Path, scans: set[str]) -> dict[str, dict[str, str]]:
         InputError: unreadable, other columns, an unknown scan or sequence, or two choices for one.
     """
     try:
-        table = read_table(path, text=("scan", "sequence", "series")).fillna("")
-    except (OSError, InputError) as problem:
-        raise InputError(f"series table {path}: cannot be read ({problem.__cause__ or problem})") from problem
+        # The user's own file, which no run makes again, as `read_table` would advise.
+        table = pd.read_csv(path, sep="\t", dtype=str).fillna("")
+    except (OSError, ValueError) as problem:
+        raise InputError(f"series table {path}: cannot be read ({problem})") from problem
     if sorted(table.columns) != ["scan", "sequence", "series"]:
         raise InputError(
             f"series table {path}: needs the columns scan, sequence, series; has {', '.join(table.columns)}"
