@@ -67,6 +67,21 @@ def load(path: str | Path, check: bool = False) -> np.ndarray:
     return voxels
 
 
+def load_listed(path: str | Path, sha256: str, listing: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """The volume that a table (`listing`, for the message) lists with its sha256, checked, and its card.
+
+    Raises:
+        VolumeError: missing, truncated or altered file, or another volume than the listed one; with what to make again.
+    """
+    try:
+        voxels, card = load(path, check=True), load_card(path)
+    except (VolumeError, OSError) as problem:
+        raise VolumeError(f"{problem}; make the volume again") from problem
+    if card["sha256"] != sha256:
+        raise VolumeError(f"{path} is not the volume that {listing} lists; make {listing} again")
+    return voxels, card
+
+
 def load_card(path: str | Path) -> dict[str, Any]:
     """The JSON contract stored beside the volume."""
     return read_json(card_path(path))

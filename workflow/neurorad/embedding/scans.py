@@ -43,12 +43,9 @@ def load_checked(row: Any, contract: Mapping[str, Any]) -> np.ndarray:
     """
     where = f"scan {row.scan} of {row.cohort}"
     try:
-        voxels = volumes.load(row.volume, check=True)
-        card = volumes.load_card(row.volume)
-    except (volumes.VolumeError, OSError) as problem:
-        raise InputError(f"{where}: {problem}; make the volume again") from problem
-    if card["sha256"] != row.sha256:
-        raise InputError(f"{where}: {row.volume} is not the volume that volumes.tsv lists; make volumes.tsv again")
+        voxels, card = volumes.load_listed(row.volume, row.sha256, "volumes.tsv")
+    except volumes.VolumeError as problem:
+        raise InputError(f"{where}: {problem}") from problem
     differences = contract_differences(contract, card.get("preprocessing", {}))
     if differences:
         raise InputError(

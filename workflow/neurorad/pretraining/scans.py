@@ -178,12 +178,9 @@ def _checked(manifest: str | Path, row: Any) -> tuple[np.ndarray, dict[str, Any]
     """A manifest row's voxels and preprocessing contract."""
     where = f"{manifest}: scan {row.scan} of {row.cohort}"
     try:
-        voxels = volumes.load(row.volume, check=True)
-        card = volumes.load_card(row.volume)
-    except (volumes.VolumeError, OSError) as problem:
-        raise InputError(f"{where}: {problem}; make the volume again") from problem
-    if card["sha256"] != row.sha256:
-        raise InputError(f"{where}: {row.volume} is not the volume that the manifest lists; make the manifest again")
+        voxels, card = volumes.load_listed(row.volume, row.sha256, "the manifest")
+    except volumes.VolumeError as problem:
+        raise InputError(f"{where}: {problem}") from problem
     if not card.get("preprocessing"):
         raise InputError(f"{where}: the card of {row.volume} has no `preprocessing`; make the volume again")
     if not voxels.any():
