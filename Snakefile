@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version, validate
 
-from neurorad.files import remove_partial
+from neurorad.files import date_back, remove_partial
 from neurorad.summary import summary
 
 min_version("9.15")
@@ -50,6 +50,8 @@ rule embeddings:
 
 onstart:
     remove_partial("results")
+    if ahead := date_back("results"):
+        print(f"{ahead} results were dated in the future, as a clock ran ahead: they have the present time now.")
 
 
 onsuccess:

@@ -1,13 +1,15 @@
 """Outputs are whole or absent, whatever ends the writer."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 
-from neurorad.files import PARTIAL, atomic, read_json, read_table, remove_partial, sha256, write_json, write_table
+from neurorad.files import PARTIAL, atomic, date_back, read_json, read_table, remove_partial, sha256, write_json, write_table
 from neurorad.problems import InputError
 
 KILLED_WHILE_WRITING = """
@@ -51,6 +53,18 @@ def test_a_link_to_a_folder_elsewhere_is_removed_without_its_content(tmp_path):
     remove_partial(results)
     assert (tmp_path / "elsewhere" / "kept").exists()
     assert not list(results.iterdir())
+
+
+def test_what_is_dated_in_the_future_gets_the_present_time(tmp_path):
+    ahead, right = tmp_path / "folder" / "ahead", tmp_path / "right"
+    ahead.parent.mkdir()
+    for path, seconds in ((ahead, time.time() + 86400), (right, 1e9)):
+        path.write_text("whole")
+        os.utime(path, (seconds, seconds))
+    assert date_back(tmp_path) == 1
+    assert ahead.stat().st_mtime <= time.time()
+    assert right.stat().st_mtime == 1e9
+    assert date_back(tmp_path) == date_back(tmp_path / "absent") == 0
 
 
 def test_the_temporary_name_keeps_the_suffixes_and_the_file_its_usual_mode(tmp_path):

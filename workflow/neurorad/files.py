@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,20 @@ def remove_partial(folder: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def date_back(folder: str | Path) -> int:
+    """Give what is dated in the future below `folder` the present time, and count it.
+
+    For the start of a run. A clock that ran ahead, here or on a file server, would otherwise make every job that reads
+    such a file fail until the clock has caught up: Snakemake wants outputs newer than inputs.
+    """
+    now, changed = time.time(), 0
+    for path in Path(folder).rglob("*"):
+        if path.lstat().st_mtime > now:
+            os.utime(path, (now, now), follow_symlinks=False)
+            changed += 1
+    return changed
 
 
 def _umask() -> int:
