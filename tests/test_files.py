@@ -9,7 +9,17 @@ import time
 import pandas as pd
 import pytest
 
-from neurorad.files import PARTIAL, atomic, date_back, read_json, read_table, remove_partial, sha256, write_json, write_table
+from neurorad.files import (
+    PARTIAL,
+    atomic,
+    date_back,
+    read_json,
+    read_table,
+    remove_partial,
+    sha256,
+    write_json,
+    write_table,
+)
 from neurorad.problems import InputError
 
 KILLED_WHILE_WRITING = """

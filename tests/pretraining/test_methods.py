@@ -193,6 +193,30 @@ def test_dino_freezes_prototypes_first_and_warms_the_teacher_up():
     assert method.centre.abs().sum() > 0
 
 
+def test_the_centre_of_dino_is_the_mean_of_the_first_steps_and_a_moving_average_after():
+    method = make("dino")
+    seen, expected = [], None
+    for step in range(14):
+        seen.append(method.step(batch_for(method, step)).carried["teacher_scores"].mean(dim=0))
+        expected = torch.stack(seen).mean(dim=0) if step < 10 else 0.9 * expected + 0.1 * seen[-1]
+        method.after_step(step, {"teacher_scores": seen[-1][None]})
+        torch.testing.assert_close(method.centre, expected)
+
+
+def test_the_teacher_of_dino_is_not_one_prototype_for_all_once_it_has_seen_a_batch():
+    """Scores of a network that has learned nothing are nearly equal for all scans: uncentred, all have the same best prototype."""
+    method = make("dino")
+
+    def best(step: int) -> int:
+        batch = batch_for(method, step, 16)
+        scores = method.teacher_head(method.teacher_encoder(batch.views[0])) - method.centre
+        return len(scores.argmax(dim=1).unique())
+
+    before = best(50)
+    method.after_step(0, method.step(batch_for(method, 0, 16)).carried)
+    assert before <= 2 < best(50)
+
+
 def test_moco_queue_is_half_the_data_at_most_and_turns_round():
     method = make("moco", scans=13)
     assert len(method.queue) == 6

@@ -117,6 +117,9 @@ class Dino(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
-        self.centre.lerp_(carried["teacher_scores"].mean(dim=0), 1 - self.settings.centre_momentum)
+        # The plain mean of the first steps, then the paper's moving average. From zero it would take about 20 steps to reach
+        # the scores that all scans share; until then the teacher is one prototype for all, which the student learns by heart.
+        share = max(1 - self.settings.centre_momentum, 1 / (step + 1))
+        self.centre.lerp_(carried["teacher_scores"].mean(dim=0), share)
         follow(self.teacher_encoder, self.encoder, self.momentum(step))
         follow(self.teacher_head, self.head, self.momentum(step))
