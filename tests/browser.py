@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+AXE = Path(os.environ.get("AXE", "node_modules/axe-core/axe.min.js"))
+"""The accessibility checker (MPL-2.0), which is no part of this project: `npm install axe-core` in a folder of its own."""
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -82,6 +85,35 @@ class Page:
         self.wait("document.body && document.body.dataset.drawn")
         return time.perf_counter() - begin
 
+    def watch(self) -> None:
+        """Keep requests, errors and messages of the console from now on."""
+        for domain in ("Network", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+
+    def asked(self) -> list[str]:
+        """Addresses outside the page and its folder that were asked for since `watch`."""
+        self.js("0")
+        urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith(("file:", "data:", "blob:"))]
+
+    def said(self) -> list[dict[str, Any]]:
+        """Errors and messages of the console since `watch`."""
+        self.js("0")
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [event for event in self.events if event["method"] in kinds]
+
+    def serious(self) -> list[tuple[str, str]]:
+        """What axe finds serious or critical: its rule and the first place. Skips the test without axe."""
+        if not AXE.is_file():
+            import pytest
+
+            pytest.skip("needs axe-core: AXE=.../axe.min.js")
+        if not self.js("typeof axe === 'object'"):
+            self.js(AXE.read_text(encoding="utf-8") + ";0")
+        run = "axe.run(document, {resultTypes: ['violations']}).then(r => JSON.stringify(r.violations))"
+        found = json.loads(self.js(run))
+        return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
     def js(self, expression: str) -> Any:
         done = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done["exceptionDetails"]
@@ -96,8 +128,21 @@ class Page:
     def press(self, *keys: str) -> None:
         for key in keys:
             text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-            self.command("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-            self.command("Input.dispatchKeyEvent", type="keyUp", key=key)
+            # Without its number, Tab moves no focus and an arrow no slider.
+            code = {"Tab": 9, "Enter": 13, " ": 32, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, 0)
+            self.command("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+            self.command("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def reached_by_tab(self) -> list[str]:
+        """Ids (or else tags) of what the key Tab focuses, one after the other, on a page freshly opened, until focus leaves the page."""
+        reached: list[str] = []
+        for _ in range(60):
+            self.press("Tab")
+            focused = self.js("document.activeElement === document.body ? '' : document.activeElement.id || document.activeElement.tagName")
+            if not focused or (reached and focused == reached[0]):
+                break
+            reached.append(focused)
+        return reached
 
     def screenshot(self, path: Path) -> None:
         import base64

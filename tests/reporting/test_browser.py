@@ -2,8 +2,6 @@
 
 import base64
 import dataclasses
-import json
-import os
 from pathlib import Path
 
 import pytest
@@ -18,9 +16,6 @@ from .conftest import planted_study
 
 pytestmark = [pytest.mark.skipif(not CHROMIUM, reason="needs chromium"), pytest.mark.slow]
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="400" height="300"><rect width="400" height="300" fill="#0072b2"/></svg>'
-AXE = Path(os.environ.get("AXE", "node_modules/axe-core/axe.min.js"))
-"""The accessibility checker (MPL-2.0), which is no part of this project: `npm install axe-core` in a folder of its own."""
-
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
@@ -48,24 +43,14 @@ def written(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def page(written, tmp_path_factory):
     with Page(tmp_path_factory.mktemp("profile")) as opened:
-        opened.command("Network.enable")
-        opened.command("Runtime.enable")
-        opened.command("Log.enable")
+        opened.watch()
         opened.seconds = opened.open(written)
         yield opened
 
 
 def test_it_opens_in_seconds_without_a_message_or_a_request(page):
     assert page.seconds < 20
-    page.js("0")
-    asked = [e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    said = [
-        e
-        for e in page.events
-        if e["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-    ]
-    assert said == []
+    assert page.asked() == [] and page.said() == []
 
 
 def test_the_numbers_can_be_filtered_and_missing_ones_are_said(page):
@@ -117,12 +102,6 @@ def test_it_prints(page):
 
 
 def test_axe_finds_nothing_serious_in_light_and_dark(page):
-    if not AXE.is_file():
-        pytest.skip("needs axe-core: AXE=.../axe.min.js")
-    page.js(AXE.read_text(encoding="utf-8") + ";0")
-    run = "axe.run(document, {resultTypes: ['violations']}).then(r => JSON.stringify(r.violations))"
     for theme in ("light", "dark"):
         page.js(f"document.documentElement.dataset.theme = '{theme}'")
-        found = json.loads(page.js(run))
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-        assert serious == [], theme
+        assert page.serious() == [], theme
