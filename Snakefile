@@ -17,6 +17,7 @@ validate(config, "workflow/schemas/config.schema.yaml", set_default=False)
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/results.smk"
 include: "workflow/rules/phantom.smk"
 include: "workflow/rules/cohorts.smk"
 include: "workflow/rules/imaging.smk"

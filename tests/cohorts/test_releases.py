@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurorad.cohorts.releases import RELEASES, generic, release_of
+from neurorad.cohorts.releases import RELEASES, disease_of, generic, release_of
 from neurorad.configuration import SCHEMA
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
@@ -245,3 +245,9 @@ def test_a_generic_pattern_takes_whole_words_and_the_same_patient_twice():
     assert taken("a/b_T1.nii.gz") == []
     assert taken("a/a_T1w.nii.gz") == []
     assert taken("a/a_T1xnii.gz") == []
+
+
+def test_the_disease_of_a_cohort_is_what_its_block_says_else_its_releases():
+    assert disease_of({"release": "brats-men"}) == "MEN"
+    assert disease_of({"release": "brats-men", "disease": "MET"}) == "MET"
+    assert disease_of({"release": "generic"}) == "GLI"

@@ -33,6 +33,12 @@ def frozen_names(rivals: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def rival_settings(rivals: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The block of a rival or of an adapter; empty where the config only switches it on."""
+    block = rivals.get(name, rivals.get("adapters", {}).get(name))
+    return block if isinstance(block, Mapping) else {}
+
+
 def tuned_names(rivals: Mapping[str, Any]) -> list[str]:
     """The networks that are trained end to end: `scratch` is `scratch-tuned-s0`, an encoder keeps its name and seed."""
     return [tuned_name(start) for start in rivals.get("finetune", {}).get("from", [])]

@@ -14,7 +14,7 @@ checkpoint inventory:
     conda:
         "../../envs/neurorad.yaml"
     params:
-        flags=inventory_flags,
+        flags=lambda wildcards: inventory_flags(COHORTS[wildcards.cohort], config["imaging"]),
         listing=listing,
         code=code_of("cohorts.commands:run_inventory"),
     shell:
@@ -40,7 +40,7 @@ rule labels:
     conda:
         "../../envs/neurorad.yaml"
     params:
-        flags=label_flags,
+        flags=label_flags_of,
         unknown=config.get("labels", {}).get("unknown", "stop"),
         code=label_code,
     shell:
@@ -71,7 +71,7 @@ checkpoint audit:
     params:
         cohorts=canonical(AUDITED),
         crosswalks=canonical(CROSSWALKS),
-        groups=group_flags,
+        groups=lambda wildcards, input: group_flags(PRETRAINING, input.tables),
         encoders=f"--frozen {shlex.quote(FROZEN)}" if FROZEN else "--encoders results/encoders",
         code=code_of("cohorts.commands:run_audit"),
     shell:

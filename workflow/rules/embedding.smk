@@ -17,7 +17,7 @@ rule embed:
         gpu=1,
         mem_mb=3000,
     params:
-        flags=encoder_flags,
+        flags=encoder_flags_of,
         code=code_of("embedding.commands:embed_cohort"),
     shell:
         "neurorad embed {params.flags} --volumes {input.volumes:q} --out {output:q} --threads {threads}"
@@ -40,8 +40,8 @@ rule embed_shifted:
         gpu=1,
         mem_mb=3000,
     params:
-        flags=encoder_flags,
-        stress=stress_flags,
+        flags=encoder_flags_of,
+        stress=lambda wildcards: stress_flags(EVALUATION["stress"]),
         seed=EVALUATION["seed"],
         code=code_of("embedding.commands:run_embed_shifted"),
     shell:
@@ -68,7 +68,7 @@ rule ensemble:
         "neurorad ensemble --embeddings {input:q} --out {output:q} 2> >(tee {log:q} >&2)"
 
 
-if TUNED:
+if NAMES.tuned:
 
     rule finetune:
         input:
@@ -90,7 +90,9 @@ if TUNED:
             mem_mb=16000,
             runtime=lambda wildcards, attempt: attempt * 720,
         params:
-            flags=finetune_flags,
+            flags=lambda wildcards, input: finetune_flags(
+                wildcards.encoder, RIVALS["finetune"], str(Path(input[0]).parent)
+            ),
             seed=EVALUATION["seed"],
             code=code_of("embedding.commands:run_finetune"),
         shell:

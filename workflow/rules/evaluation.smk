@@ -18,7 +18,7 @@ rule folds:
         folds=EVALUATION["folds"],
         repeats=EVALUATION["repeats"],
         seed=EVALUATION["seed"],
-        decisions=decision_flag,
+        decisions=decision_flag(decided_in(config)),
         code=code_of("evaluation.commands:run_folds", resources=["endpoints.yaml"]),
     shell:
         "neurorad folds --patients {input.patients:q} --volumes {input.volumes:q} --folds {params.folds}"
@@ -141,7 +141,7 @@ rule compare:
         predictions=expand(
             "results/evaluation/{kind}/{encoder}.predictions.parquet",
             kind=["probe", "survival"],
-            encoder=ENCODERS + ENSEMBLES,
+            encoder=ENCODERS + NAMES.ensembles,
         ),
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
@@ -164,8 +164,8 @@ rule compare:
 
 rule clean:
     input:
-        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=PROBED)
-        + expand("results/evaluation/survival/{encoder}.predictions.parquet", encoder=EVALUATED),
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=NAMES.probed)
+        + expand("results/evaluation/survival/{encoder}.predictions.parquet", encoder=NAMES.evaluated),
         patients="results/cohorts/test_patients.tsv",
         leakage="results/cohorts/leakage_audit.json",
     output:
@@ -188,7 +188,7 @@ rule clean:
 
 rule reliability:
     input:
-        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=DRAWN),
+        predictions=expand("results/evaluation/probe/{encoder}.predictions.parquet", encoder=NAMES.drawn),
         patients=expand("results/cohorts/{cohort}/patients.tsv", cohort=TEST),
         leakage="results/cohorts/leakage_audit.json",
     output:

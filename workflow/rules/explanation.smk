@@ -8,8 +8,10 @@ if EXPLANATION["endpoints"]:
             encoder=lambda wildcards: multiext(
                 f"{encoder_folder(wildcards.encoder)}/", "card.json", "encoder.safetensors"
             ),
-            predictions=expand("results/evaluation/{kind}/{{encoder}}.predictions.parquet", kind=EXPLAINED_KINDS),
-            coefficients=expand("results/evaluation/{kind}/{{encoder}}.coefficients.parquet", kind=EXPLAINED_KINDS),
+            predictions=expand("results/evaluation/{kind}/{{encoder}}.predictions.parquet", kind=NAMES.explained_kinds),
+            coefficients=expand(
+                "results/evaluation/{kind}/{{encoder}}.coefficients.parquet", kind=NAMES.explained_kinds
+            ),
             folds="results/evaluation/folds.parquet",
             volumes=expand("results/volumes/{cohort}/volumes.tsv", cohort=TEST),
             embeddings=expand("results/embeddings/{{encoder}}/{cohort}.parquet", cohort=TEST),

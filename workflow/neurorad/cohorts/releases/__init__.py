@@ -64,3 +64,8 @@ def release_of(block: Mapping[str, Any], cohort: str) -> Release:
     if not state and not release.state:
         raise InputError(f"cohort {cohort}: release `{name}` needs `state:` (stripped, defaced or skull)")
     return replace(release, state=(state,)) if state else release
+
+
+def disease_of(block: Mapping[str, Any]) -> str:
+    """The tumours of a cohort: as its block says, else as its release does; glioma (`GLI`) for any folder of scans."""
+    return block.get("disease") or (RELEASES[block["release"]].disease if block["release"] in RELEASES else "GLI")
