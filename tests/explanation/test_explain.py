@@ -9,6 +9,8 @@ import torch
 
 from neurorad import volumes
 from neurorad.encoder import Architecture, initialised, load_encoder, save_weights
+from neurorad.evaluation.probe import PREDICTION_COLUMNS as PROBED
+from neurorad.evaluation.survival import PREDICTION_COLUMNS as FOLLOWED
 from neurorad.explanation import commands, together
 from neurorad.explanation.gradcam import gradcam, look
 from neurorad.files import read_json, write_json, write_table
@@ -86,7 +88,8 @@ def study(tmp_path):
             endpoint=endpoint, label=np.arange(6) % 2, **{column: scores_of(tables[endpoint], features)}
         )
         if endpoint == "os":
-            table = table.drop(columns="label").assign(event=[1, 0, 1, 1, 0, 1], os_days=100.0 * np.arange(1, 7))
+            table = table.drop(columns="label").assign(event=[1, 0, 1, 1, 0, 1], days=100.0 * np.arange(1, 7))
+        assert set(table) <= {*PROBED, *FOLLOWED}
         write_table(tmp_path / f"{endpoint}.predictions.parquet", table)
         write_table(tmp_path / f"{endpoint}.coefficients.parquet", tables[endpoint])
     write_table(tmp_path / "embeddings.parquet", identity.join(pd.DataFrame(features, columns=FEATURES)))

@@ -46,7 +46,7 @@ def test_the_simple_model_of_survival_points_where_cox_regression_does():
     features = random.normal(size=(200, 4))
     days = random.exponential(np.exp(-features @ [1.0, -0.5, 0, 0]))
     event = (random.random(200) < 0.8).astype(float)
-    probe, embeddings = probe_of("os", features, label=event, os_days=days)
+    probe, embeddings = probe_of("os", features, label=event, days=days)
     true, permuted = shuffled(probe, embeddings, random).values()
     table = pd.DataFrame(features).assign(days=days, event=event, site=probe.patients["cohort"])
     cox = CoxPHFitter().fit(table, "days", "event", strata=["site"]).params_.to_numpy()

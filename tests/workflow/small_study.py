@@ -47,7 +47,7 @@ STUDY = {
         "min_patients": 1,
     },
     "evaluation": {"folds": 2, "repeats": 1, "bootstrap": 100, "seed": 0},
-    "explanation": {"endpoints": ["idh1"], "patients": 2, "layer": "layer3"},
+    "explanation": {"endpoints": ["idh1", "os"], "patients": 2, "layer": "layer3"},
 }
 
 

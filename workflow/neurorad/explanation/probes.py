@@ -25,7 +25,7 @@ class Probe:
 
     Attributes:
         patients: cohort, patient, scan, label (0/1; of survival, whether the patient died), status (the label as a page
-            writes it), score (out of fold), and for survival os_days. One row a patient, n in all.
+            writes it), score (out of fold), and for survival days. One row a patient, n in all.
         weights: `[n, d]` float32: the mean over repeats of the models whose training had left the patient out. With their
             intercepts their output is `score`.
     """
@@ -81,8 +81,8 @@ def _patients(endpoint: str, encoder: str, predictions: Sequence[pd.DataFrame]) 
         if endpoint != SURVIVAL:
             return mine.assign(status=np.where(mine["label"] == 1, "positive", "negative"))[kept]
         ends = np.where(mine["event"] == 1, "died", "alive")
-        said = [f"{end} at {days:.0f} d" for end, days in zip(ends, mine["os_days"], strict=True)]
-        return mine.assign(label=mine["event"], status=said)[[*kept, "os_days"]]
+        said = [f"{end} at {days:.0f} d" for end, days in zip(ends, mine["days"], strict=True)]
+        return mine.assign(label=mine["event"], status=said)[[*kept, "days"]]
     return pd.DataFrame(columns=kept)
 
 
@@ -156,7 +156,7 @@ def shuffled(probe: Probe, embeddings: pd.DataFrame, random: np.random.Generator
         target, weight = np.zeros(len(rows)), np.ones(len(rows))
         for site in rows["cohort"].unique():
             mine = (rows["cohort"] == site).to_numpy()
-            target[mine] = label[mine] - nelson_aalen(rows.loc[mine, "os_days"].to_numpy(float), label[mine])
+            target[mine] = label[mine] - nelson_aalen(rows.loc[mine, "days"].to_numpy(float), label[mine])
     else:
         share = label.mean()
         target, weight = label - 0.5, np.where(label == 1, 0.5 / max(share, 1e-9), 0.5 / max(1 - share, 1e-9))

@@ -44,7 +44,7 @@ def viewed(
     """The scans that `explain` explained, named by site, label and score: a page is passed on, an id should not be."""
     for i, (row, numbers) in enumerate(zip(chosen.itertuples(), agreement.itertuples(), strict=True)):
         voxels, tumour = load_scan(row, contract)
-        reading = "above 0: above the median risk" if "os_days" in chosen else "above 0: positive"
+        reading = "above 0: above the median risk" if "days" in chosen else "above 0: positive"
         inside = (
             "not estimable" if np.isnan(numbers.mass) else f"{numbers.mass:.0%} (centre prior {numbers.prior_mass:.0%})"
         )
