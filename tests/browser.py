@@ -138,7 +138,9 @@ class Page:
         reached: list[str] = []
         for _ in range(60):
             self.press("Tab")
-            focused = self.js("document.activeElement === document.body ? '' : document.activeElement.id || document.activeElement.tagName")
+            focused = self.js(
+                "document.activeElement === document.body ? '' : document.activeElement.id || document.activeElement.tagName"
+            )
             if not focused or (reached and focused == reached[0]):
                 break
             reached.append(focused)

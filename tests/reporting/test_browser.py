@@ -12,10 +12,11 @@ from neurorad.reporting.report import Parts, Picture, report_html
 from neurorad.reporting.tables import TABLES, table
 from tests.browser import CHROMIUM, Page
 
-from .conftest import planted_study
+from .planted import planted_study
 
 pytestmark = [pytest.mark.skipif(not CHROMIUM, reason="needs chromium"), pytest.mark.slow]
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="400" height="300"><rect width="400" height="300" fill="#0072b2"/></svg>'
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
