@@ -34,7 +34,11 @@ rule figure_training_pages:
         groups=FILES["groups"],
         audit="results/cohorts/leakage_audit.json",
     output:
-        expand("results/figures/training_{encoder}.svg", encoder=ENCODERS),
+        report(
+            expand("results/figures/training_{encoder}.svg", encoder=ENCODERS),
+            caption=CAPTIONS / "training_pages.rst",
+            category=FIGURES["fig2_training"].answers,
+        ),
     log:
         "results/logs/figures/training_pages.log",
     benchmark:
@@ -45,7 +49,9 @@ rule figure_training_pages:
     params:
         sources=source_flags,
         folder=folder_of,
-        code=code_of("reporting.commands:run_training_pages"),
+        code=lambda wildcards: canonical(
+            [code_of("reporting.commands:run_training_pages")(wildcards), caption("training_pages")]
+        ),
     shell:
         "neurorad training-pages {params.sources} --audit {input.audit:q} --out {params.folder:q} 2> >(tee {log:q} >&2)"
 
@@ -103,7 +109,7 @@ rule report:
         pages=PAGES,
         appendix=APPENDIX,
     output:
-        "results/report.html",
+        report("results/report.html", caption=CAPTIONS / "report.rst", category="NeuroRAD's own report"),
     log:
         "results/logs/report.log",
     benchmark:

@@ -113,15 +113,16 @@ def run_figure(args: argparse.Namespace) -> None:
 
 def run_training_pages(args: argparse.Namespace) -> None:
     from neurorad.reporting.inputs import read_tables, require
+    from neurorad.reporting.registry import caption
     from neurorad.reporting.theme import encoder_label, theme, write_svg
-    from neurorad.reporting.training_pages import CAPTION, STEM, draw_pages
+    from neurorad.reporting.training_pages import STEM, draw_pages
 
     tables = read_tables(args)
     require(tables, "history")
     with theme():
         for encoder, page in draw_pages(tables):
             title = f"Training of {encoder_label(encoder)}"
-            write_svg(page, args.out / f"{STEM}{encoder}.svg", title, f"{CAPTION} {page.get_label()}")
+            write_svg(page, args.out / f"{STEM}{encoder}.svg", title, f"{caption('training_pages')} {page.get_label()}")
 
 
 def run_table(args: argparse.Namespace) -> None:

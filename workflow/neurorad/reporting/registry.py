@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTIONS = Path(__file__).resolve().parents[2] / "report"
-"""One caption a figure, `NAME.rst`, which Snakemake's own report shows as well."""
+"""One caption a figure, `NAME.rst`, and those of the training pages and of the report; which Snakemake's own report shows as well."""
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,6 @@ STEM = "training_"
 
 BASE_LINE = {"color": INK, "ls": (0, (3, 1.5)), "lw": 0.8}
 
-CAPTION = (
-    "Above: the loss of each group in the steps that held it; how far it is above the base run of the same method and seed, "
-    "which sees the same views in the same order; and the weight that each group had (dotted: equal). Below: the entropy of "
-    "the weights as a number of groups, exp(entropy), which falls to 1 where one group has all of the weight; effective rank "
-    "and spread of the features (of a batch), which fall where features collapse; and the learning rate. Dashed: the base run."
-)
-
 
 def page_names(history: pd.DataFrame) -> list[str]:
     """The encoders in the order of the report."""
