@@ -10,6 +10,7 @@ from neurorad.embedding.finetune import COLUMNS, Recipe, Tuned, augmented, finet
 from neurorad.encoder import Architecture, initialised
 from neurorad.endpoints import endpoints
 from neurorad.evaluation.folds import Cell, check_labels, fold_table
+from neurorad.evaluation.probe import CLASSIFICATION
 from neurorad.evaluation.tuned import judge, out_of_fold
 from neurorad.problems import InputError
 
@@ -134,11 +135,15 @@ def test_held_out_patients_are_a_fifth_of_each_label_and_never_all_of_one():
     assert few.sum() == 2
 
 
-def test_a_fold_with_one_patient_of_a_class_is_left_out_and_not_estimable(drawn, tmp_path):
+def test_with_one_patient_of_a_class_nothing_is_trained_and_the_table_says_not_estimable(drawn, tmp_path):
     folds = drawn[(drawn["protocol"] == "combined") & (drawn["repeat"] == 0)].copy()
     folds["label"] = (folds["patient"] == "p03").astype(float)
     scores = finetune(start(), folds, voxels, Recipe(epochs=1), 0, torch.device("cpu"), tmp_path / "parts")
-    assert scores.empty and list(scores) == list(COLUMNS)
+    assert list(scores) == list(COLUMNS) and len(scores) == N
+    assert set(scores["part"]) == {"untrained"} and scores["logit"].isna().all()
+    rows, predictions = judge(scores, folds, endpoints(), "scratch-tuned-s0", 0, 100)
+    assert predictions.empty and [row["metric"] for row in rows] == list(CLASSIFICATION)
+    assert all(row["n"] == N and np.isnan(row["value"]) and "not estimable" in row["note"] for row in rows)
 
 
 def test_scores_of_other_folds_are_refused(drawn, tmp_path):

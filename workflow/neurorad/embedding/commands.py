@@ -326,8 +326,8 @@ def run_finetune(args: argparse.Namespace) -> None:
     parts = args.out.with_suffix(".parts")
     made = finetune(start, folds, load, recipe, args.seed, choose_device(args.device), parts)
     write_table(args.out, made)
-    parts_left = len(made[["protocol", "site", "repeat", "fold"]].drop_duplicates())
-    print(f"{args.endpoint}: {parts_left} networks trained", file=sys.stderr)
+    networks = len(made.loc[made["part"] == "test", ["protocol", "site", "repeat", "fold"]].drop_duplicates())
+    print(f"{args.endpoint}: {networks} networks trained", file=sys.stderr)
 
 
 def run_rivals(args: argparse.Namespace) -> None:

@@ -69,8 +69,8 @@ def finetune(
             protocols and repeats. parts: folder of finished fits, which a killed job goes on from; removed at the end.
 
     Returns:
-        `COLUMNS`: one row a tested patient (`part` test) and one a held-out training patient (`part` inner). A fold that
-        has fewer than 2 patients of a class to learn from is left out.
+        `COLUMNS`: one row a tested patient (`part` test) and one a held-out training patient (`part` inner). Where there
+        are fewer than 2 patients of a class to learn from, the tested ones are there without a logit (`part` untrained).
     """
     digest = hashlib.sha256(pd.util.hash_pandas_object(folds, index=False).to_numpy().tobytes())
     digest.update(repr((asdict(recipe), seed, start.architecture)).encode())
@@ -85,8 +85,7 @@ def finetune(
             write_table(path, rows)
         made.append(read_table(path))
     shutil.rmtree(parts, ignore_errors=True)
-    full = [part for part in made if len(part)]
-    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=list(COLUMNS))
 
 
 def _fits(folds: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
@@ -111,7 +110,8 @@ def _fit(
     y = np.where(np.isnan(cutoff), label, label >= cutoff).astype(float)
     tested = table["tested"].to_numpy()
     if min((y[~tested] == value).sum() for value in (0, 1)) < FEWEST:
-        return pd.DataFrame(columns=list(COLUMNS))
+        rows = table.loc[tested, ["cohort", "patient", "scan"]]
+        return rows.assign(**where, part="untrained", label=y[tested], logit=np.nan)[list(COLUMNS)]
     random = generator(seed, "finetune", *where.values())
     inner = held_out(y, table["cohort"].to_numpy(str), ~tested, random)
     taught = ~tested & ~inner
