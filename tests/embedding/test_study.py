@@ -61,9 +61,10 @@ def study(tmp_path_factory):
     }
     config = {**STUDY, "cohorts": cohorts, "rivals": rivals, "phantom": {"seed": 0, "scale": 0.25, "spacing": 4.0}}
     config["pretraining"] = {**STUDY["pretraining"], "objectives": ["base"]}
+    config["evaluation"] = {**STUDY["evaluation"], "stress": {"shifts": ["blur", "missing"], "severities": [2]}}
     del config["leakage"], config["explanation"]
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
-    wanted = ["results/figures/fig3a_rivals.svg"]
+    wanted = ["results/figures/fig3a_rivals.svg", "results/figures/supp3_stress.png", "results/tables/stress.csv"]
     wanted += [f"results/evaluation/{k}/{e}.parquet" for k in ("survival", "invariance") for e in ("radiomics", "mine")]
     tool = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder)]
     done = subprocess.run(
@@ -114,6 +115,19 @@ def test_the_figure_has_a_row_for_each_and_a_star_for_what_comes_from_elsewhere(
     rivals = read_table(study / "results" / "embeddings" / "rivals.tsv").fillna("")
     assert set(rivals.loc[rivals["reason"] == "", "encoder"]) == {"random-s0", "random-s1", *FROZEN}
     assert (study / "results" / "figures" / "fig3a_rivals.png").stat().st_size > 20_000
+
+
+def test_shifted_volumes_are_judged_by_the_probes_of_the_clean_ones(study):
+    rows = pd.read_csv(study / "results" / "tables" / "stress.csv")
+    assert set(rows["encoder"]) == {"byol-base-s0", "random-s0"}
+    assert set(rows["shift"]) == {"blur", "missing"}
+    # Every subset of the four sequences but none and all.
+    assert rows.loc[rows["shift"] == "missing", "level"].nunique() == 14
+    clean, shifted = (
+        read_table(study / "results/embeddings/byol-base-s0" / name)
+        for name in ("ucsf-pdgm.parquet", "stress/ucsf-pdgm.parquet")
+    )
+    assert set(shifted["scan"]) == set(clean["scan"])
 
 
 def test_a_raw_scan_in_one_call_gives_the_embedding_of_the_study(study, tmp_path, monkeypatch):
