@@ -34,6 +34,23 @@ def test_a_part_is_read_without_the_rest(stored):
     assert np.array_equal(array[2, 5:9, :8, 3:4], volume[2, 5:9, :8, 3:4].astype(np.float16))
 
 
+def test_a_part_is_read_from_its_own_blocks_alone(stored):
+    """The bytes of the other sequences, and of the last block of this one, are overwritten: the part still comes back."""
+    path, volume, _ = stored
+    array = blosc2.open(str(path), mode="r")
+    content = path.read_bytes()
+    for channel in range(4):
+        chunk = array.schunk.get_chunk(channel)
+        assert content.count(chunk) == 1
+        spoiled = 2000 if channel == 2 else len(chunk) - 64
+        content = content.replace(chunk, chunk[:-spoiled] + b"\xff" * spoiled)
+    path.write_bytes(content)
+    part = np.s_[2, 5:9, :8, 3:4]
+    assert np.array_equal(blosc2.open(str(path), mode="r")[part], volume[part].astype(np.float16))
+    with pytest.raises(VolumeError):
+        load(path, check=True)
+
+
 def test_same_voxels_same_bytes(stored, tmp_path):
     path, volume, _ = stored
     save(tmp_path / "again.b2nd", volume, {})
