@@ -1,7 +1,7 @@
 """`neurorad init` recognises every release of the phantom study and writes a config that the doctor accepts."""
 
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import yaml
@@ -10,7 +10,7 @@ from neurorad.cli import main
 from neurorad.cohorts.releases import RELEASES
 from neurorad.configuration import read_config
 from neurorad.doctor.checks import check_cohorts, check_leakage, check_weights
-from neurorad.doctor.start import SCANS_A_JOB, Found, config_text, recognise
+from neurorad.doctor.start import SCANS_A_JOB, Found, config_text, own_pattern, recognise
 from neurorad.pretraining.presets import read_preset
 from neurorad.problems import InputError
 from tests.cohorts.layouts import write
@@ -100,6 +100,35 @@ def test_a_bids_folder_gets_a_state_that_the_user_must_look_at(tmp_path):
     main(["init", str(tmp_path / "study"), "--pretrain", "bids", "--test", "bids", "--out", str(out)])
     assert read_config(out)["cohorts"]["bids"]["state"] == "skull"
     assert "state: skull  # stripped, defaced or skull" in out.read_text()
+
+
+def test_scans_of_a_hospitals_own_names_get_a_pattern_that_finds_them(tmp_path):
+    for patient, session in (("A", "1"), ("A", "2"), ("B", "1")):
+        for name in ("ax_T1", "ax_T1ce", "sag_T2", "ax_FLAIR", "ax_T1ce_seg"):
+            write(tmp_path / "mri" / patient / session / f"{name}.nii.gz")
+    out = tmp_path / "study.yaml"
+    main(["init", str(tmp_path / "mri"), "--pretrain", "generic", "--test", "generic", "--out", str(out)])
+    block = read_config(out)["cohorts"]["generic"]
+    assert block["pattern"] == "{patient}/{session}/*{sequence}.nii.gz"
+    assert block["sequences"] == {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"}
+    assert "# 3 complete scans of 2 patients" in out.read_text()
+    assert "state: skull  # stripped, defaced or skull" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["p/t1.nii", "p/t1c.nii", "p/t2.nii", "p/flair.nii"], "{patient}/*{sequence}.nii"),
+        (["p/t1_x.nii", "p/t1c.nii", "p/t2.nii", "p/flair.nii"], "{patient}/*{sequence}*.nii"),
+        (["p/s/anat/t1.nii.gz", "p/s/anat/t1gd.nii.gz", "p/s/anat/t2.nii.gz", "p/s/anat/flair.nii.gz"],
+         "{patient}/{session}/*/*{sequence}.nii.gz"),
+        (["p/t1.nii", "p/t1_gad.nii", "p/t2.nii", "p/flair.nii"], None),  # T1 with and without contrast by one word
+        (["p/t1.nii", "p/t2.nii", "p/flair.nii"], None),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_guessed_only_where_words_tell_all_four(names, expected):
+    found = own_pattern([PurePath(name) for name in names])
+    assert (found["pattern"] if found else None) == expected
 
 
 def test_many_scans_are_made_in_several_jobs():

@@ -188,16 +188,25 @@ def sequence_of(name: str, folder: str = "") -> str | None:
     Args:
         folder: name of its folder, which is left out of the file's name where that begins with it.
     """
+    found = spelled(name, folder)
+    return found[0] if found else None
+
+
+def spelled(name: str, folder: str = "") -> tuple[str, str] | None:
+    """As `sequence_of`, with the word that says it, as it is written: `x_T1ce.nii.gz` -> t1c, T1ce."""
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
     if folder and stem.lower().startswith(folder.lower()):
         stem = stem[len(folder) :]
-    words = [word for word in re.split(r"[^a-z0-9]+", stem.lower()) if word]
-    if any(re.fullmatch(NO_IMAGE, word) for word in words):
+    words = [word for word in re.split(r"[^A-Za-z0-9]+", stem) if word]
+
+    def first(spelling: str) -> str | None:
+        return next((word for word in words if re.fullmatch(spelling, word, re.IGNORECASE)), None)
+
+    if first(NO_IMAGE):
         return None
     for sequence, spelling in SPELLINGS.items():
-        if any(re.fullmatch(spelling, word) for word in words):
-            enhanced = sequence == "t1n" and any(re.fullmatch(CONTRAST, word) for word in words)
-            return "t1c" if enhanced else sequence
+        if word := first(spelling):
+            return "t1c" if sequence == "t1n" and first(CONTRAST) else sequence, word
     return None
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 import yaml
 
@@ -14,7 +16,10 @@ from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
 from neurorad.cohorts.releases import RELEASES
+from neurorad.cohorts.releases.generic import generic
 from neurorad.problems import InputError
+from neurorad.scan_folders import NIFTI, spelled
+from neurorad.volumes import SEQUENCES
 
 TESTED = ("ucsf-pdgm", "upenn-gbm", "cuimc")
 """Releases that the paper tests on; it pretrains on the others."""
@@ -35,13 +40,15 @@ class Found:
     scans: int
     patients: int
     unexplained: int
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Of `generic`: `pattern` and `sequences`."""
 
 
 def recognise(folder: Path) -> list[Found]:
-    """The cohorts in a folder: itself one release, or each of its subfolders that is one.
+    """The cohorts in a folder: itself one release, or each of its subfolders that is one, or scans named in a way of its own.
 
     Raises:
-        InputError: no such folder, or nothing in it is of a known release; the message shows what each expects.
+        InputError: no such folder, or nothing in it looks like scans; the message shows what each release expects.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder that a release was unpacked into")
@@ -55,6 +62,8 @@ def recognise(folder: Path) -> list[Found]:
         whole = below or published
     if whole:
         return whole
+    if own := _own_names(folder):
+        return [own]
     expected = "; ".join(f"{name}: {release.example}" for name, release in RELEASES.items())
     raise InputError(
         f"{folder}: holds no scan of a known release. Expected one of: {expected}. For other names write a cohort with "
@@ -83,6 +92,50 @@ def _read(folder: Path, name: str) -> Found | None:
         return None
     table = _label_table(folder, name)
     return Found(name, folder, table, len(complete), complete["patient"].nunique(), len(unknown))
+
+
+def _own_names(folder: Path) -> Found | None:
+    """Scans of names that no release has, if most of their folders hold one file of each sequence, told by words."""
+    described = own_pattern(
+        [path.relative_to(folder) for depth in (2, 3, 4) for path in folder.glob("/".join(["*"] * depth))]
+    )
+    if described is None:
+        return None
+    scans, unknown = list_scans("generic", folder, generic(**described, state="skull"))
+    complete = scans[scans["problem"] == ""]
+    if complete.empty:
+        return None
+    # Its labels are not guessed: any table with a column of names would read as one.
+    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), len(unknown), described)
+
+
+def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
+    """`pattern` and `sequences` of `release: generic` that most folders with all four sequences share; None without one.
+
+    Args:
+        files: relative to the cohort's folder, each in one to three folders: patient, session, and one more.
+    """
+    folders: dict[PurePath, list[PurePath]] = {}
+    for path in files:
+        if path.name.lower().endswith(NIFTI):
+            folders.setdefault(path.parent, []).append(path)
+    counted: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
+    for folder, paths in folders.items():
+        said = {path.name: found for path in paths if (found := spelled(path.name, folder.name))}
+        words = dict(said.values())
+        if len(said) == len(words) == len(set(words.values())) == len(SEQUENCES):
+            suffix = ".nii.gz" if paths[0].name.lower().endswith(".gz") else ".nii"
+            # Where nothing follows the word, nothing may: a mask is often called as its image with one word more.
+            last = all(name.endswith(f"{word}{suffix}") for name, (_, word) in said.items())
+            counted[len(folder.parts), suffix if last else f"*{suffix}", tuple(words[name] for name in SEQUENCES)] += 1
+    if not counted:
+        return None
+    (depth, end, spelling), _ = counted.most_common(1)[0]
+    above = ("{patient}", "{session}", "*")[:depth]
+    return {
+        "pattern": f"{'/'.join(above)}/*{{sequence}}{end}",
+        "sequences": dict(zip(SEQUENCES, spelling, strict=True)),
+    }
 
 
 def _is_image(folder: Path, scan: Mapping[str, str]) -> bool:
@@ -134,7 +187,7 @@ def crosswalks_in(folders: Collection[Path]) -> list[Path]:
 
 def suggested_role(found: Found) -> list[str]:
     """As in the paper; another cohort is tested on if it has labels."""
-    if found.release in LOOSE and found.release not in TESTED:
+    if found.release in (*LOOSE, "generic") and found.release not in TESTED:
         return ["test"] if found.labels else ["pretrain"]
     return ["test"] if found.release in TESTED else ["pretrain"]
 
@@ -236,7 +289,8 @@ def _block(name: str, found: Found, role: Sequence[str]) -> str:
         f"    role: {_flow(list(role))}",
         f"    images: {_flow(str(found.images))}",
     ]
-    if found.release == "bids":
+    lines += [f"    {key}: {_flow(value)}" for key, value in found.own.items()]
+    if found.release in ("bids", "generic"):
         lines.append("    state: skull  # stripped, defaced or skull: what the images show")
     lines.append(
         f"    labels: {_flow(str(found.labels))}" if found.labels else "    # labels: its label table; none was found"
