@@ -38,9 +38,10 @@ def endpoints(decided: Mapping[str, Any] | None = None) -> dict[str, Endpoint]:
     """Every endpoint by name. `decided`: the config's `labels` block, whose cut-offs go before the declared ones."""
     declared = yaml.safe_load((RESOURCES / "endpoints.yaml").read_text(encoding="utf-8"))
     known = {name: Endpoint(name, **entry) for name, entry in declared.items()}
+    chosen = decided or {}
     for key, name in CUTOFFS.items():
-        if key in (decided or {}) and name in known:
-            known[name] = replace(known[name], cutoff=float(decided[key]))
+        if key in chosen and name in known:
+            known[name] = replace(known[name], cutoff=float(chosen[key]))
     return known
 
 

@@ -6,7 +6,7 @@ function, and only that. Comments, docstrings and formatting do not count.
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -100,8 +100,8 @@ def _resolved(module: str, name: str | None) -> Iterator[tuple[str, str]]:
 
 def _imported(statement: ast.stmt) -> Iterator[tuple[str, tuple[str, str | None]]]:
     """Name -> where it comes from, for imports from this package."""
-    if isinstance(statement, ast.ImportFrom) and (statement.module or "").split(".")[0] == PACKAGE.name:
-        parent = ".".join(statement.module.split(".")[1:])
+    if isinstance(statement, ast.ImportFrom) and (path := (statement.module or "").split("."))[0] == PACKAGE.name:
+        parent = ".".join(path[1:])
         for alias in statement.names:
             below = f"{parent}.{alias.name}".strip(".")
             target = (below, None) if _file(below).is_file() else (parent, alias.name)
@@ -129,17 +129,16 @@ def _defaults(module: _Module) -> list[str]:
     ]
 
 
-def _text(nodes: list[ast.AST]) -> str:
+def _text(nodes: Sequence[ast.AST]) -> str:
     return "\n".join(ast.dump(node) for node in nodes)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [
                 item
-                for item in body
+                for item in node.body
                 if not (
                     isinstance(item, ast.Expr)
                     and isinstance(item.value, ast.Constant)

@@ -14,7 +14,7 @@ def thumbnail(volume: np.ndarray, spacing: float) -> np.ndarray:
     The background is 0 in both.
     """
     shape = [max(1, round(n * spacing / THUMBNAIL_MM)) for n in volume.shape[1:]]
-    small = volume.astype(np.float32)
+    small: np.ndarray = volume.astype(np.float32)
     for axis, cells in enumerate(shape, start=1):
         edges = np.linspace(0, small.shape[axis], cells + 1).round().astype(int)
         counts = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(4)])

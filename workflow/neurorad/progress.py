@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ class Progress:
     expected: Counter[str] = field(default_factory=Counter)
     running: dict[int, tuple[str, str, float]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     failures: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def plan(self, counts: Mapping[str, int]) -> None:

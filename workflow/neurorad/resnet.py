@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-Norm = Callable[[int], nn.Module]
+NormLayer = nn.GroupNorm | nn.InstanceNorm3d | nn.BatchNorm3d | nn.SyncBatchNorm
+Norm = Callable[[int], NormLayer]
 """Channels -> normalisation layer."""
 
 
@@ -18,7 +19,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module | None, norm: Norm) -> None:
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Sequential | None, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = norm(width)
@@ -38,7 +39,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module | None, norm: Norm) -> None:
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Sequential | None, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, width, 1, bias=False)
         self.bn1 = norm(width)
@@ -57,7 +58,7 @@ class Bottleneck(nn.Module):
         return self.act(out)
 
 
-BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class ResNet(nn.Module):
@@ -68,6 +69,11 @@ class ResNet(nn.Module):
         block: a key of `BLOCKS`. depths: blocks of the four stages. width: channels of the first stage; the others have
             2, 4 and 8 times as many.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(
         self,
@@ -100,7 +106,9 @@ class ResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
-def _stage(kind: type, depth: int, channels: int, width: int, stride: int, norm: Norm) -> nn.Sequential:
+def _stage(
+    kind: type[BasicBlock] | type[Bottleneck], depth: int, channels: int, width: int, stride: int, norm: Norm
+) -> nn.Sequential:
     wide = width * kind.expansion
     shortcut = None
     if stride != 1 or channels != wide:

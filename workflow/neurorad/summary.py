@@ -33,7 +33,8 @@ def _made(results: Path) -> list[str]:
 
 def _left_out(results: Path) -> list[str]:
     """Scans and patients that left, by stage, and the cohorts they left from."""
-    stages, cohorts = Counter(), Counter()
+    stages: Counter[str] = Counter()
+    cohorts: Counter[str] = Counter()
     for path in sorted(results.glob("cohorts/*/excluded.tsv")):
         if path.stat().st_size:
             for row in read_table(path).itertuples():

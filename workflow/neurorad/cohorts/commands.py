@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,9 @@ from neurorad.problems import InputError
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
-    def verb(name: str, summary: str, example: str, run) -> argparse.ArgumentParser:
+    def verb(
+        name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=summary, description=summary, epilog=f"example: neurorad {name} {example}")
         added.set_defaults(run=run)
         return added
@@ -128,7 +132,8 @@ def run_labels(args: argparse.Namespace) -> None:
     exams = pd.DataFrame(columns=list(labels.EXAM_COLUMNS))
     names = pd.DataFrame(columns=["cohort", "patient", "alias"])
     decided = pd.DataFrame(columns=list(labels.DECIDED_COLUMNS))
-    problems, described = [], {}
+    problems: list[Any] = []
+    described: dict[str, Any] = {}
     if args.table:
         raw, rules = read_labels(args.table, args.release)
         exams, problems, decided = labels.harmonise(raw, rules, cohort, chosen)

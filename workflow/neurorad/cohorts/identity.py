@@ -117,7 +117,7 @@ def audit(
     ]
     doubles = double_scans(manifest, None if thumbnails is None else thumbnails[manifest.index], ALIKE)
     doubtful = alike[_among(alike, set(zip(manifest["cohort"], manifest["scan"], strict=True)))]
-    report = {
+    report: dict[str, Any] = {
         "stamp": f"LEAKAGE NOT EXCLUDED: {'; '.join(stamps)}" if stamps else "",
         "unproven": [{"between": [a, b], "why": why} for a, b, why in open_overlaps],
         "resolved": int(trained[trained["person"].isin(set(tested["person"]))]["person"].nunique()),

@@ -144,8 +144,8 @@ def _sort(folder: Path, release: Release) -> tuple[dict[tuple[str, str], Files],
     for path, why in sorted(files_below(folder)):
         if why:
             unknown.append(f"{path}\t{why}")
-        elif match := next(((name, m) for name, pattern in kinds if (m := pattern.fullmatch(path))), None):
-            found[_key(match[1], release)][match[0]].append(path)
+        elif hit := next(((name, m) for name, pattern in kinds if (m := pattern.fullmatch(path))), None):
+            found[_key(hit[1], release)][hit[0]].append(path)
         elif any(pattern.fullmatch(path) for pattern in ignored):
             continue
         elif dicom and (match := dicom.fullmatch(path)):
@@ -235,7 +235,7 @@ def grid_class(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
         name: max(abs(n * step - extent) for n, step, extent in zip(shape, spacing, extents, strict=True))
         for name, extents in GRIDS.items()
     }
-    nearest = min(off, key=off.get)
+    nearest = min(off, key=lambda name: off[name])
     return nearest if off[nearest] <= spacing[0] + 1e-3 else "native"
 
 

@@ -293,8 +293,9 @@ def _exam(
     if values["ki67"] is not None:
         used.append(("ki67_cutoff", "ki67", SIDES[values["ki67"] < chosen["ki67_cutoff"]]))
     if values["tp53"] is None and values["tp53_percent"] is not None:
-        values["tp53"] = int(values["tp53_percent"] >= chosen["tp53_cutoff"])
-        used.append(("tp53_cutoff", "tp53_percent", SIDES[1 - values["tp53"]]))
+        above = int(values["tp53_percent"] >= chosen["tp53_cutoff"])
+        values["tp53"] = above
+        used.append(("tp53_cutoff", "tp53_percent", SIDES[1 - above]))
     return values, hints, used
 
 
@@ -329,6 +330,7 @@ def _number(cells: dict[str, str], names: list[str], rule: dict[str, Any]) -> Re
     if not filled:
         return Reading(None, "", names[0])
     low, high = rule["number"]
+    numbers = []
     for name in filled:
         match = re.fullmatch(rule.get("written", r"(-?\d+(?:\.\d+)?)"), cells[name], re.ASCII)
         if match is None:
@@ -338,11 +340,12 @@ def _number(cells: dict[str, str], names: list[str], rule: dict[str, Any]) -> Re
             return Reading(None, f"is not a number{hint}", name)
         if not low <= float(match[1]) <= high:
             return Reading(None, f"is not between {low} and {high}", name)
+        numbers.append(float(match[1]))
     if filled[1:]:
         return Reading(
             None, f"stands beside {cells[filled[0]]!r} in {filled[0]!r}; one of them may be filled", filled[1]
         )
-    return Reading(float(match[1]) * rule.get("times", 1), "", filled[0])
+    return Reading(numbers[0] * rule.get("times", 1), "", filled[0])
 
 
 def _contradictions(

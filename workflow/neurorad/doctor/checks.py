@@ -114,8 +114,8 @@ def check_cohorts(config: dict[str, Any]) -> tuple[list[Finding], dict[str, int]
         scans[cohort] = len(good)
         text = f"{cohort}: {len(found)} scans of {found['patient'].nunique()} patients, {len(good)} complete"
         findings.append((OK if len(good) else PROBLEM, text))
-        for problem, part in found[found["problem"] != ""].groupby("problem"):
-            findings.append((NOTE, f"{cohort}: {len(part)} scans will be left out: {problem}"))
+        for reason, part in found[found["problem"] != ""].groupby("problem"):
+            findings.append((NOTE, f"{cohort}: {len(part)} scans will be left out: {reason}"))
         if unknown:
             # The files of a hospital are named after its patients.
             first = "" if release.private else f", first {unknown[0]}"

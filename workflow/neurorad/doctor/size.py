@@ -11,6 +11,7 @@ from neurorad.doctor.checks import NOTE, OK, PROBLEM, Finding
 from neurorad.encoder import Encoder, choose_device
 from neurorad.pretraining.presets import Preset, read_preset
 from neurorad.pretraining.runs import Run, build_method
+from neurorad.pretraining.step import Method
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
@@ -30,7 +31,7 @@ def forward_flops(encoder: Encoder, size: int) -> float:
     return float(counter.get_total_flops())
 
 
-def step_flops(preset: Preset, method: torch.nn.Module) -> float:
+def step_flops(preset: Preset, method: Method) -> float:
     """FLOP of one optimiser step: every view costs 3 forward passes (backward is 2), and those that a momentum network
     sees as well (all of the largest size) one more. Heads and MAE's decoder are left out: a few per cent."""
     sizes = [crop.size for crop in method.crops]

@@ -56,11 +56,15 @@ def _network(name: str, settings: Mapping[str, Any], contract: Mapping[str, Any]
     from neurorad.embedding.biomedclip import biomedclip
     from neurorad.embedding.published import brainiac, medicalnet
 
-    make = {"biomedclip": biomedclip, "medicalnet": medicalnet, "brainiac": brainiac}[name]
+    made: dict[str, Callable[..., torch.nn.Module]] = {
+        "biomedclip": biomedclip,
+        "medicalnet": medicalnet,
+        "brainiac": brainiac,
+    }
     if "weights" not in settings:
         raise InputError(f"rival {name}: needs its weights, {WEIGHTS[name]}; nothing is downloaded")
     options = {key: value for key, value in settings.items() if key not in ("weights", "sha256")}
-    network = make(settings["weights"], settings.get("sha256"), **options).to(place)
+    network = made[name](settings["weights"], settings.get("sha256"), **options).to(place)
 
     def forward(voxels: np.ndarray, row: Any) -> np.ndarray:
         with torch.no_grad():

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Tuned(copy.deepcopy(start)).to(device)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": network.encoder.parameters()},
         {"params": network.head.parameters(), "lr": HEAD_FASTER * recipe.learning_rate},
     ]
@@ -180,9 +181,9 @@ def train(
         held = np.flatnonzero(inner)
         logits = torch.from_numpy(_logits(network, table, held, load, recipe.batch_size, device))
         truth = torch.from_numpy(y[held])
-        loss = float(functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight.cpu().double()))
-        if loss < lowest:
-            best, lowest, waited = copy.deepcopy(network.state_dict()), loss, 0
+        told = float(functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight.cpu().double()))
+        if told < lowest:
+            best, lowest, waited = copy.deepcopy(network.state_dict()), told, 0
         else:
             waited += 1
             if waited >= recipe.patience:

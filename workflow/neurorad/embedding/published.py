@@ -58,8 +58,10 @@ def medicalnet(path: str | Path, digest: str | None, join: str = "concatenate") 
     """
     tensors = without_prefix(read_tensors(path, digest), "module.")
     network = resnet50_of(tensors)
-    for layer, dilation in ((network.layer3, 2), (network.layer4, 4)):
-        for convolution in (module for module in layer.modules() if isinstance(module, nn.Conv3d)):
+    for layer, dilation in (("layer3", 2), ("layer4", 4)):
+        for convolution in (
+            module for module in network.get_submodule(layer).modules() if isinstance(module, nn.Conv3d)
+        ):
             convolution.stride = (1, 1, 1)
             if convolution.kernel_size == (3, 3, 3):
                 convolution.dilation = convolution.padding = (dilation,) * 3

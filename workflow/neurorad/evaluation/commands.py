@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-TABLES, NUMBER = {"nargs": "+", "type": Path, "metavar": "PARQUET"}, {"type": int, "metavar": "N"}
+TABLES: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "PARQUET"}
+NUMBER = {"type": int, "metavar": "N"}
 FLAGS: dict[str, dict[str, Any]] = {
     "encoder": {"metavar": "NAME", "help": "such as byol-dro-s0, random-s0 or clinical"},
     "embeddings": {**TABLES, "help": "one a test cohort"},
@@ -394,7 +395,7 @@ def run_reliability(args: argparse.Namespace) -> None:
 
     _check_replicates(args.bootstrap)
     stamp, patients = _stamp(args.leakage), _read_patients(args.patients)
-    needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label", "score", "margin")
-    needed += ("probability", "p_negative", "p_positive")
-    predictions = _read(args.predictions, "--predictions", needed)
+    needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label")
+    scores = ("score", "margin", "probability", "p_negative", "p_positive")
+    predictions = _read(args.predictions, "--predictions", (*needed, *scores))
     _write(args.out, reliability(predictions, patients, args.seed, args.bootstrap), stamp, columns=EXTRA)

@@ -202,7 +202,7 @@ def fold_table(
             )
     table = table.sort_values(KEY, ignore_index=True)
     sites = sorted(table["cohort"].unique())
-    parts = []
+    parts: list[pd.DataFrame] = []
 
     def add(
         endpoint: str, rows: pd.DataFrame, label: np.ndarray, strata: np.ndarray, pooled_only: bool = False

@@ -118,7 +118,8 @@ def site_scores(x: np.ndarray, labels: np.ndarray, assignments: np.ndarray) -> n
 def mean_recall(truth: np.ndarray, guess: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Balanced accuracy over any number of classes: the mean share of each class that is recognised."""
     classes = np.unique(truth)
-    return sum(metrics.sensitivity((truth == c).astype(float), guess == c, weights) for c in classes) / len(classes)
+    recalls = [metrics.sensitivity((truth == c).astype(float), guess == c, weights) for c in classes]
+    return np.stack(recalls).mean(axis=0)
 
 
 def site_probe(

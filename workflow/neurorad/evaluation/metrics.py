@@ -6,6 +6,7 @@ call on a `[B, n]` matrix of counts. A metric that the weights leave undefined (
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -197,7 +198,7 @@ def bootstrap_counts(n: int, replicates: int, random: np.random.Generator) -> np
     return random.multinomial(n, np.full(n, 1 / n), size=replicates).astype(float)
 
 
-def bootstrapped(metric: Callable[..., np.ndarray], *arrays: np.ndarray, counts: np.ndarray) -> Estimate:
+def bootstrapped(metric: Callable[..., np.ndarray], *arrays: Any, counts: np.ndarray) -> Estimate:
     """The metric with its percentile 95 % CI over patient bootstrap samples (those where it is undefined are left out)."""
     value = float(metric(*arrays))
     samples = metric(*arrays, weights=counts)

@@ -339,7 +339,11 @@ def probe(
         if robust:
             made += robust_rows(truth, mean, tested["cohort"].to_numpy(str), counts)
         rows += [{**counted, **row, "note": join_notes(caveats, str(row["note"]))} for row in made]
-        own = sweep_rows(value, mean["predicted"], endpoint.cutoff) if "predicted" in mean else []
+        own = (
+            sweep_rows(value, mean["predicted"], endpoint.cutoff)
+            if endpoint.cutoff is not None and "predicted" in mean
+            else []
+        )
         if age_sex is not None:
             draws = generator(seed, "added value", *where.values())
             own += added_value_rows(cell, x, endpoint, age_sex, mean, replicates, draws)

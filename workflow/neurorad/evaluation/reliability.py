@@ -103,7 +103,7 @@ def conformal_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str,
     for alpha in ALPHAS:
         inside = cell[["p_negative", "p_positive"]].to_numpy() > alpha
         held, size, at = inside[np.arange(len(truth)), truth.astype(int)], inside.sum(axis=1), 1 - alpha
-        level = {"at": at, "variable": "conformal set", "stratum": "all"}
+        level: dict[str, Any] = {"at": at, "variable": "conformal set", "stratum": "all"}
         yield _row("set_size", metrics.bootstrapped(metrics.mean, size.astype(float), counts=counts), **level)
         yield _share("certain_share", size == 1, **level)
         for site in ["all", *sites] if len(sites) > 1 else ["all"]:
@@ -158,7 +158,7 @@ def _stratum_rows(part: pd.DataFrame, counts: np.ndarray, stratum: dict[str, str
         return
     truth, called = part["label"].to_numpy(), part["margin"].to_numpy() >= 0
     positives = int(truth.sum())
-    counted = {**stratum, "n": len(part), "n_positive": positives}
+    counted: dict[str, Any] = {**stratum, "n": len(part), "n_positive": positives}
     reason = shortage(positives, len(part))
     unknown = metrics.Estimate(np.nan, np.nan, np.nan)
     area = unknown if reason else metrics.auc_delong(truth, part["score"].to_numpy())

@@ -115,12 +115,12 @@ def fit_risk(
                 for j, coefficients in enumerate(elastic_net_path(sets, z[kept], penalties, ratio)):
                     nets[i, j] += gain(z @ coefficients)
     if nets.size and nets.max() > ridge.max():
-        i, j = np.unravel_index(np.argmax(nets), nets.shape)
+        i, j = (int(place) for place in np.unravel_index(np.argmax(nets), nets.shape))
         ratio, penalties = tried.nets[i]
         projection = screened(x, everyone)
         coefficients = elastic_net_path(everyone, projection(x), penalties[: j + 1], ratio)[-1]
         return RiskModel(*projection.fold(coefficients, 0.0), ELASTIC_NET, int((coefficients != 0).sum()))
-    i, j = np.unravel_index(np.argmax(ridge), ridge.shape)
+    i, j = (int(place) for place in np.unravel_index(np.argmax(ridge), ridge.shape))
     projection = project(x, tried.sizes[-1], whiten=True)
     projection = Projection(projection.mean, projection.matrix[:, : tried.sizes[i]])
     coefficients = fit_cox(everyone, projection(x), tried.ridges[j]).coefficients

@@ -124,7 +124,9 @@ def survival(
     for endpoint in TIMES:
         if endpoint == "os" or (drawn["endpoint"] == endpoint).any():
             rows += inclusion_rows(everybody, patients, endpoint)
-    predictions, curves, coefficients = [], [], []
+    predictions: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    coefficients: list[pd.DataFrame] = []
     for whole in cells(drawn):
         cell, x, left_out = embeddings.cover(whole)
         days, event = outcomes(cell, patients)

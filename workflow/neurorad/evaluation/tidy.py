@@ -41,7 +41,7 @@ def tidy(rows: Iterable[dict[str, Any]], leakage: str, encoder: str | None = Non
     """
     complete = []
     for row in rows:
-        name = row.get("encoder", encoder)
+        name = row["encoder"] if encoder is None else row.get("encoder", encoder)
         method, objective, seed = encoder_parts(name) if "method" not in row else (None, None, None)
         first = {"encoder": name, "method": method, "objective": objective, "seed": seed}
         complete.append({**first, **row, "note": row.get("note", ""), "leakage": leakage})

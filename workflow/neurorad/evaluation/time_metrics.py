@@ -5,6 +5,8 @@ each patient is drawn; the censoring distribution is estimated anew in every dra
 compared with each other, and each has its own censoring distribution. Undefined is NaN.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from neurorad.evaluation.metrics import _wins as wins
@@ -37,7 +39,9 @@ def _step(times: np.ndarray, values: np.ndarray, when: np.ndarray, before: bool 
     return padded[..., index]
 
 
-def survival_at(days: np.ndarray, event: np.ndarray, when: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def survival_at(
+    days: np.ndarray, event: np.ndarray, when: Sequence[float] | np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """`[..., k]`: Kaplan-Meier survival at the times `when` `[k]`."""
     w = np.ones(len(days)) if weights is None else weights
     times, alive = _product_limit(days, event, w, np.zeros(len(days)))

@@ -79,7 +79,8 @@ def time_varying_rows(
             rows.append(row(names[name], note="not estimable: the hazard ratio is not finite"))
             continue
         ratio = np.exp(fit.loc[name, ["coef", "coef lower 95%", "coef upper 95%"]].to_numpy(float))
-        rows.append(row(names[name], *ratio, note=told.get(name, f"with {', '.join(used)} known")))
+        value, low, high = ratio
+        rows.append(row(names[name], value, low, high, note=told.get(name, f"with {', '.join(used)} known")))
     return rows
 
 

@@ -81,20 +81,23 @@ def check_scans(
     untrained = _maps(rivals.randomised[CASCADE[-1]], rivals.layer, looked)["gradcam"]
     near = [i for i, seen in enumerate(looked) if any(seen.key in keys for keys in close)]
     alike = _likeness(encoder, [looked[i] for i in near], [maps[i] for i in near], rivals, close) if near else []
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for i, seen in enumerate(looked):
         prior, mine = centre_prior(seen.brain), [e for e, keys in enumerate(close) if seen.key in keys]
-        told = [row for key, *row in alike if key == seen.key]
-        hidden, more = _closely(encoder, seen, maps[i], prior, mine, effort, seed) if mine else (None, [])
+        told = [(e, kind, metric, number) for key, e, kind, metric, number in alike if key == seen.key]
+        hidden: np.ndarray | None = None
+        if mine:
+            hidden, more = _closely(encoder, seen, maps[i], prior, mine, effort, seed)
+            told += more
         for e in (e for e, keys in enumerate(masked) if seen.key in keys):
             judged = {kind: values[e] for kind, values in maps[i].items()} | {PRIOR: prior, UNTRAINED: untrained[e, i]}
-            if e in mine:
+            if hidden is not None and e in mine:
                 judged["occlusion"] = hidden[e]
             for kind, values in judged.items():
                 numbers = _overlap(values, seen.tumour, seen.brain)
                 told += [(e, kind, metric, number) for metric, number in zip(OVERLAP, numbers, strict=True)]
         who = (seen.row.cohort, seen.row.patient, seen.row.scan)
-        rows += [(endpoints[e], *who, kind, metric, float(value)) for e, kind, metric, value in told + more]
+        rows += [(endpoints[e], *who, kind, metric, float(value)) for e, kind, metric, value in told]
     return rows
 
 

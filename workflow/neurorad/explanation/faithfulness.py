@@ -36,7 +36,7 @@ def occlusion(score: Score, volume: Tensor, window: int) -> np.ndarray:
         cubes = [_cube(where, grid, window) for where in places[begin : begin + BATCH]]
         hidden = volume[None].repeat(len(cubes), 1, 1, 1, 1)
         for i, cube in enumerate(cubes):
-            hidden[(i, slice(None), *cube)] = 0
+            hidden[i][(slice(None), *cube)] = 0
         for cube, scores in zip(cubes, score(hidden).cpu().numpy(), strict=True):
             fall[(slice(None), *cube)] += (whole - scores)[:, None, None, None]
             covered[cube] += 1

@@ -113,21 +113,19 @@ def make_rivals(
         for name in ("simple_probe", "permuted_labels"):
             refitted.setdefault(name, []).append(torch.from_numpy(models.get(name, nothing)))
     close = pd.concat([plan.close for plan in plans]).drop_duplicates(["cohort", "scan"])
-    others = {}
+    others: dict[str, tuple[Encoder, Mapping[tuple[str, str], torch.Tensor]]] = {}
     for name, (twin, coefficients) in twins.items():
         theirs = []
         for probe in probes:
-            models = held_out(probe.endpoint, twin.dimension, probe.patients, coefficients, folds)
+            found = held_out(probe.endpoint, twin.dimension, probe.patients, coefficients, folds)
             weights = np.zeros((len(probe.patients), twin.dimension), np.float32)
             theirs.append(
-                Probe(
-                    probe.endpoint, probe.patients, weights if models is None else mean_weights(models, twin.dimension)
-                )
+                Probe(probe.endpoint, probe.patients, weights if found is None else mean_weights(found, twin.dimension))
             )
-        weights = torch.from_numpy(weights_of(close, theirs))
+        judged = torch.from_numpy(weights_of(close, theirs))
         others[name] = (
             twin.to(device),
-            dict(zip(zip(close["cohort"], close["scan"], strict=True), weights, strict=True)),
+            dict(zip(zip(close["cohort"], close["scan"], strict=True), judged, strict=True)),
         )
     return Rivals(
         layer,

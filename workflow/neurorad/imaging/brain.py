@@ -169,7 +169,7 @@ def _hd_bet(image: Image, settings: dict[str, Any], scratch: Path, threads: int,
     made = scratch / "hd-bet-mask.nii.gz"
     if not made.is_file():
         raise ScanError("hd-bet made no mask")
-    return np.asarray(nib.load(made).dataobj) > 0
+    return np.asarray(nib.Nifti1Image.from_filename(made).dataobj) > 0
 
 
 @lru_cache(maxsize=1)
@@ -180,7 +180,7 @@ def _hd_bet_predictor(folder: str, device: str) -> Any:
     # Importing HD_BET swaps sys.stdout, nnU-Net prints, and both look below $HOME for what the config names.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prediction = importlib.import_module("HD_BET.hd_bet_prediction")
+        prediction: Any = importlib.import_module("HD_BET.hd_bet_prediction")
         prediction.folder_with_parameter_files = folder
         return prediction.get_hdbet_predictor(use_tta=device != "cpu", device=torch.device(device))
 
@@ -232,4 +232,4 @@ def _synthstrip(image: Image, scratch: Path, threads: int, device: str) -> np.nd
     if run.returncode or not made.is_file():
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise ScanError(f"synthstrip made no mask (exit {run.returncode}: {last[:120]})")
-    return np.asarray(nib.load(made).dataobj) > 0
+    return np.asarray(nib.Nifti1Image.from_filename(made).dataobj) > 0

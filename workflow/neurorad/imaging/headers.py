@@ -53,7 +53,7 @@ class Series:
 
 def damaged(uid: str, files: tuple[Path, ...]) -> Series:
     """A series whose headers cannot be read."""
-    nothing = dict.fromkeys(("tr", "te", "ti", "number", "thickness"), _NOWHERE)
+    nothing: dict[str, Any] = dict.fromkeys(("tr", "te", "ti", "number", "thickness"), _NOWHERE)
     return Series(uid, files, "", contrast=False, slices=len(files), coverage=0.0, problem="damaged headers", **nothing)
 
 

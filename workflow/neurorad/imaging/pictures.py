@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
@@ -111,7 +112,7 @@ def _palette(marks: np.ndarray) -> bytes:
     return _encoded(picture, format="PNG", optimize=True, transparency=0, bits=2)
 
 
-def _encoded(picture: Picture.Image, **options) -> bytes:
+def _encoded(picture: Picture.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, **options)
     return stream.getvalue()

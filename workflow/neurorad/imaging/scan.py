@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -90,7 +91,11 @@ def read_mask(path: str | Path, tumour_labels: tuple[int, ...], cavity_labels: t
 def _decode(path: str | Path, name: str) -> Image:
     try:
         shape = read_geometry(path).shape
-        nifti = _unpacked(path, int(np.prod(shape))) if str(path).endswith(".gz") else nib.load(path)
+        nifti = (
+            _unpacked(path, int(np.prod(shape)))
+            if str(path).endswith(".gz")
+            else cast("nib.Nifti1Image", nib.load(path))
+        )
         voxels = np.asarray(nifti.dataobj, dtype=np.float32).reshape(shape)
     except NiftiError as problem:
         raise ScanError(f"{name}: {problem}") from problem

@@ -44,8 +44,8 @@ def read_verdicts(path: Path) -> pd.DataFrame:
         if len(cells) != len(header):
             raise InputError(f"verdicts {path}: row {number} has {len(cells)} cells, the header {len(header)}")
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        if problem := _problem(row):
-            raise InputError(f"verdicts {path}: row {number}: {problem}")
+        if wrong := _problem(row):
+            raise InputError(f"verdicts {path}: row {number}: {wrong}")
         if row["scan"] in seen:
             raise InputError(f"verdicts {path}: row {number}: scan {row['scan']!r} is in row {seen[row['scan']]} too")
         seen[row["scan"]] = number

@@ -306,7 +306,7 @@ def _before_and_after(
     quality["atlas_shift_mm"] = numbers.displacement(np.linalg.inv(by_headers) @ to_atlas, _middle(atlas.target))
     spacing = float(atlas.target.spacing[0])
     shape = np.array(atlas.target.voxels.shape)
-    coarse = grid(COMPARED_MM, np.ceil(shape * spacing / COMPARED_MM).astype(int), _middle(atlas.target))
+    coarse = grid(COMPARED_MM, np.ceil(shape * spacing / COMPARED_MM).astype(int).tolist(), _middle(atlas.target))
     template = resample(atlas.target, coarse, np.eye(4), nearest=True).voxels
 
     def placed(
@@ -325,7 +325,7 @@ def _before_and_after(
     planes = []
     for axis in range(3):
         thin = np.where(np.arange(3) == axis, 1, shape)
-        moved, mask = placed(grid(spacing, thin, _middle(atlas.target)), by_headers, unmoved)
+        moved, mask = placed(grid(spacing, thin.tolist(), _middle(atlas.target)), by_headers, unmoved)
         planes.append(np.stack([_scored(moved.get(name, np.zeros(thin)), mask) for name in SEQUENCES]))
     return planes
 

@@ -65,7 +65,7 @@ class Person:
 
 def _map(name: str) -> tuple[np.ndarray, np.ndarray]:
     path = files("nilearn.datasets.data") / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    image = nib.load(str(path))
+    image = nib.Nifti1Image.from_filename(str(path))
     return np.asarray(image.dataobj), image.affine[:3, 3]
 
 

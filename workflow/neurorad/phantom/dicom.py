@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from neurorad.phantom.grids import Grid
 from neurorad.seeds import seed_of
@@ -95,9 +95,9 @@ def _header(series: Series, study: dict[str, Any], instance: int, volume: int) -
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = MRImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = uid(study["seed"], *names, series.number, instance)
+    data.file_meta.MediaStorageSOPInstanceUID = UID(uid(study["seed"], *names, series.number, instance))
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.ImplementationClassUID = "2.25.1"
+    data.file_meta.ImplementationClassUID = UID("2.25.1")
     data.SOPClassUID = MRImageStorage
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
     data.StudyInstanceUID = uid(study["seed"], *names)

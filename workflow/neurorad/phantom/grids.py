@@ -45,7 +45,8 @@ def atlas_grid(name: str, spacing: float) -> Grid:
     coarse[:3, :3] *= spacing
     # The corner of the field of view stays: the middle of the first voxel moves inwards.
     coarse[:3, 3] += affine[:3, :3] @ np.full(3, (spacing - 1) / 2)
-    return Grid(tuple(int(np.ceil(n / spacing)) for n in shape), coarse)
+    x, y, z = (int(np.ceil(n / spacing)) for n in shape)
+    return Grid((x, y, z), coarse)
 
 
 def native_grid(

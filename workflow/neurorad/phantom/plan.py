@@ -212,7 +212,7 @@ def _traits(recipe: dict[str, Any], seed: int, row: dict[str, Any]) -> dict[str,
 def _scans(recipe: dict[str, Any], seed: int, cohort: str, patients: pd.DataFrame) -> pd.DataFrame:
     entry = recipe["cohorts"][cohort]
     names = SESSION_NAMES.get(cohort, ("000",))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for position, row in enumerate(patients[patients["cohort"] == cohort].to_dict("records")):
         rng = generator(seed, "sessions", row["person"])
         for time in range(entry["sessions"][position % len(entry["sessions"])]):

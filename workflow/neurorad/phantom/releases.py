@@ -171,8 +171,9 @@ def _decoys(study: Study, scan: dict[str, Any], images: Images) -> Iterable[tupl
     affine[:3, 3] += affine[:3, 2] * few.start
     affine[:3, 2] *= 3
     scout = t1[:, :, few]
-    elements = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"], "ScanningSequence": "GR", "SequenceVariant": "SP"}
+    elements: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"], "ScanningSequence": "GR"}
     elements |= {
+        "SequenceVariant": "SP",
         "ScanOptions": "",
         "MRAcquisitionType": "2D",
         "RepetitionTime": 7.8,

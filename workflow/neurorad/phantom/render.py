@@ -184,7 +184,8 @@ def _brain_box(atlas: anatomy.Template, grid: Grid, to_person: np.ndarray) -> tu
     index = (np.linalg.inv(to_person @ grid.affine) @ corners.T)[:3]
     first = np.clip(np.floor(index.min(1)), 0, grid.shape).astype(int)
     last = np.clip(np.ceil(index.max(1)) + 1, 0, grid.shape).astype(int)
-    return tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    x, y, z = (slice(a, b) for a, b in zip(first, last, strict=True))
+    return x, y, z
 
 
 def _head_labels(points: np.ndarray) -> np.ndarray:
@@ -288,7 +289,8 @@ def on_scanner_grids(study: Study, scan: dict[str, Any], to_anterior: bool) -> I
     """The scan as the scanner made it: with skull, each sequence on its own grid, the head moving in between."""
     spacing = study.spacing
     field_of_view = np.array([200.0, 240.0, 190.0])
-    shape = tuple(int(np.ceil(length / spacing)) for length in field_of_view)
+    x, y, z = (int(np.ceil(length / spacing)) for length in field_of_view)
+    shape = (x, y, z)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = HEAD_CENTRE - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     found = tissue(study, scan, Grid(shape, affine), scanner_to_person(study, scan), head=True)

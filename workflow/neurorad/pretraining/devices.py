@@ -8,7 +8,7 @@ Fabric's mixed precision is not used: it would run the losses in bfloat16 too. S
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
 from neurorad.pretraining.draws import moved
-from neurorad.pretraining.step import Batch
+from neurorad.pretraining.step import Batch, Method
 from neurorad.problems import InputError
 
 
@@ -37,7 +37,7 @@ def make_fabric(device: torch.device, count: int = 1) -> Fabric:
             process_group_backend="nccl" if device.type == "cuda" else "gloo",
         )
     # Named, because one task with several GPUs, as Snakemake's Slurm jobs are, is no error here.
-    plugins = [] if external else [LightningEnvironment()]
+    plugins: list[Any] = [] if external else [LightningEnvironment()]
     fabric = Fabric(accelerator=device.type, devices=count, strategy=strategy, plugins=plugins)
     fabric.launch()
     return fabric
@@ -50,12 +50,12 @@ def _slurm_tasks() -> int:
 class OneStep(nn.Module):
     """A method's step as a module's `forward`, which is what DDP watches."""
 
-    def __init__(self, method: nn.Module) -> None:
+    def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
 
     def forward(self, batch: Batch) -> dict[str, Any]:
-        return vars(self.method.step(batch))
+        return dict(vars(self.method.step(batch)))
 
 
 def share(chosen: Sequence[Any], fabric: Fabric, parts: int) -> list[list[Any]]:
@@ -123,5 +123,5 @@ def anywhere(fabric: Fabric, number: int) -> Callable[[], int]:
     """The largest `number` of all processes, when it is read."""
     if fabric.world_size == 1:
         return lambda: number
-    largest = towards_host(fabric.all_reduce(moved(torch.tensor(number), fabric.device), reduce_op="max"))
+    largest = towards_host(cast(Tensor, fabric.all_reduce(moved(torch.tensor(number), fabric.device), reduce_op="max")))
     return lambda: int(largest())

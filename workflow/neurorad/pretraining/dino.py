@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from neurorad.encoder import Encoder
 from neurorad.pretraining.geometry import Crop
-from neurorad.pretraining.step import Batch, StepResult, cosine, follow, momentum_copy
+from neurorad.pretraining.step import Batch, Method, StepResult, cosine, follow, momentum_copy
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def dino_loss(students: list[Tensor], teachers: list[Tensor]) -> tuple[Tensor, T
     return torch.stack(crossing).mean(dim=0), torch.stack(divergence).mean(dim=0)
 
 
-class Dino(nn.Module):
+class Dino(Method):
     """Views: 2 global and some local crops. Exported: the teacher encoder."""
 
     intensity = True
@@ -79,6 +79,7 @@ class Dino(nn.Module):
         self.head = DinoHead(encoder.dimension, settings.hidden, settings.bottleneck, settings.prototypes)
         self.teacher_encoder = momentum_copy(encoder)
         self.teacher_head = momentum_copy(self.head)
+        self.centre: Tensor
         self.register_buffer("centre", torch.zeros(settings.prototypes))
 
     @property
@@ -105,7 +106,7 @@ class Dino(nn.Module):
         temperature = self.teacher_temperature(batch.step)
         teachers = functional.softmax((teacher_scores - self.centre) / temperature, dim=2)
         loss, divergence = dino_loss(students, list(teachers))
-        diagnostics = {
+        diagnostics: dict[str, float | Tensor] = {
             "momentum": self.momentum(batch.step),
             "teacher_temperature": temperature,
             "divergence": divergence.detach().mean(),

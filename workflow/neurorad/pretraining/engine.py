@@ -194,6 +194,8 @@ def take_step(
     norm = fabric.clip_gradients(
         progress.forward, progress.optimiser, max_norm=training.clip_norm, error_if_nonfinite=False
     )
+    # Clipping by a norm returns it, and no batch is empty.
+    assert norm is not None and weights is not None
     told = Told(step, names, towards_host(torch.cat([losses, norm.detach().reshape(1).to(losses.dtype)])))
     progress.optimiser.step()
     carried = {name: gathered(fabric, [result.carried[name] for result in results]) for name in results[0].carried}

@@ -1,6 +1,6 @@
 """Masked autoencoding with a ResNet, dense or sparse: hide blocks, paint them (He et al. 2022, arXiv 2111.06377)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from neurorad.encoder import Encoder, group_norm
 from neurorad.pretraining.draws import moved
 from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.sparse import resized, sparse_feature_map
-from neurorad.pretraining.step import Batch, StepResult
+from neurorad.pretraining.step import Batch, Method, StepResult
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
         return self.layers(feature_map)
 
 
-class Mae(nn.Module):
+class Mae(Method):
     """Views: 1, without intensity changes. Exported: the encoder."""
 
     intensity = False
@@ -179,6 +179,3 @@ class Mae(nn.Module):
         features = feature_map.sum(dim=(2, 3, 4)) / here.sum(dim=(2, 3, 4))
         token = self.hidden_token.view(1, -1, 1, 1, 1).to(feature_map.dtype)
         return torch.where(here, feature_map, token), features
-
-    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
-        """Nothing follows: there is no momentum network."""

@@ -4,15 +4,13 @@ Voxels, not blocks, are hidden, and the target is the same encoder's output on t
 network. Nothing keeps features from collapsing; it is here to reproduce, under `paper_code`, not to be chosen.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from neurorad.encoder import Encoder
 from neurorad.pretraining.draws import moved
 from neurorad.pretraining.mae import MaeSettings, block_masks, grow
-from neurorad.pretraining.step import Batch, StepResult
+from neurorad.pretraining.step import Batch, Method, StepResult
 
 OUTPUT, HIDDEN = 400, 256
 """Widths of the published encoder's output layer and of its predictor's hidden layer."""
@@ -23,7 +21,7 @@ def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return ((predicted - target) ** 2).mean(dim=1)
 
 
-class FeatureMae(nn.Module):
+class FeatureMae(Method):
     """Views: 1, with intensity changes. Exported: the encoder."""
 
     intensity = True
@@ -52,6 +50,3 @@ class FeatureMae(nn.Module):
                 target = self.output(self.encoder(volumes))
         loss = feature_loss(predicted.float(), target.float())
         return StepResult(loss, loss.detach(), features.detach().float(), diagnostics={"hidden": hidden.float().mean()})
-
-    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
-        """Nothing follows: there is no momentum network."""

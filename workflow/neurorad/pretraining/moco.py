@@ -75,6 +75,10 @@ class Moco(Siamese):
         self.settings = settings
         # A longer queue would hold several stale keys of each scan: false negatives.
         size = max(1, min(settings.queue, scans // 2))
+        self.queue: Tensor
+        self.queue_patients: Tensor
+        self.queue_groups: Tensor
+        self.oldest: Tensor
         self.register_buffer("queue", functional.normalize(torch.randn(size, settings.output), dim=1))
         self.register_buffer("queue_patients", torch.full((size,), NOBODY))
         self.register_buffer("queue_groups", torch.full((size,), NOBODY))
@@ -91,7 +95,7 @@ class Moco(Siamese):
         excluded = no_negatives(batch.patients, batch.groups, *keys, self.settings.negatives)
         own_group = (batch.groups[:, None] == self.queue_groups[None, :]) & ~excluded
         loss = info_nce(query, key, self.queue, excluded, self.settings.temperature)
-        diagnostics = {
+        diagnostics: dict[str, float | Tensor] = {
             "momentum": self.momentum(batch.step),
             "excluded_negatives": excluded.float().mean(),
             "own_group_negatives": own_group.sum() / (~excluded).sum().clamp_min(1),

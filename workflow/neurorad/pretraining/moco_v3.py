@@ -42,14 +42,14 @@ class MocoV3(Siamese):
         first, second = (functional.normalize(query.float(), dim=1) for query in queries)
         key_first, key_second = (of_all_devices(functional.normalize(key.float(), dim=1)) for key in keys)
         codes = batch.patients, batch.groups
-        all_codes = [of_all_devices(code) for code in codes]
+        all_codes = of_all_devices(batch.patients), of_all_devices(batch.groups)
         own = own_rows(len(first), first.device)
         excluded = no_negatives(*codes, *all_codes, self.settings.negatives)
         excluded = excluded.scatter(1, own[:, None], False)
         temperature = self.settings.temperature
         loss = batch_info_nce(first, key_second, own, excluded, temperature)
         loss = loss + batch_info_nce(second, key_first, own, excluded, temperature)
-        diagnostics = {
+        diagnostics: dict[str, float | Tensor] = {
             "momentum": self.momentum(batch.step),
             "excluded_negatives": excluded.float().mean(),
             "without_negatives": (excluded.sum(dim=1) == excluded.shape[1] - 1).float().mean(),

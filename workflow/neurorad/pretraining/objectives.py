@@ -64,13 +64,14 @@ def group_weighting(
         return WorstGroup(len(groups))
     if objective != "excess":
         return GroupDRO(list(groups.values()), settings, warmup_steps)
-    missing = sorted(set(groups) - set(reference or {}))
+    known = reference or {}
+    missing = sorted(set(groups) - set(known))
     if missing:
         raise InputError(
             f"objective excess: no reference loss of {', '.join(missing)}; give --reference, the folder of the base "
             "encoder of the same method, trained on the same manifest"
         )
-    return GroupDRO(list(groups.values()), settings, warmup_steps, [reference[group] for group in groups])
+    return GroupDRO(list(groups.values()), settings, warmup_steps, [known[group] for group in groups])
 
 
 def compared(objective: str, result: StepResult) -> Tensor:

@@ -109,7 +109,7 @@ def _check_keys(values: Mapping[str, Any], expected: set[str], where: str, optio
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind`: a dataclass, a tuple of numbers, or a plain type; never converted from text."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected keys and values, got {value!r}")
         hints = get_type_hints(kind)

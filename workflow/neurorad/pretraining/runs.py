@@ -20,6 +20,7 @@ from neurorad.pretraining.moco_v3 import MocoV3
 from neurorad.pretraining.objectives import WorstGroup, group_weighting
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.scans import Scans
+from neurorad.pretraining.step import Method
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
@@ -66,8 +67,8 @@ class Progress:
     """Everything that changes while training; `step` counts finished steps. `forward` is the method's step as Fabric
     wrapped it; `parts`: micro-batches of a step."""
 
-    method: nn.Module
-    forward: nn.Module
+    method: Method
+    forward: Any
     optimiser: torch.optim.Optimizer
     dro: GroupDRO | WorstGroup
     choice: Choice
@@ -77,7 +78,7 @@ class Progress:
     groups: list[dict[str, Any]] = field(default_factory=list)
 
 
-def build_method(run: Run, scans: int) -> nn.Module:
+def build_method(run: Run, scans: int) -> Method:
     """The method with its initial weights; the encoder starts as `initialised(architecture, seed)` for every method."""
     preset, encoder = run.preset, initialised(run.preset.encoder, run.seed)
     steps, batch_size = preset.training.steps, preset.training.batch_size
@@ -132,7 +133,7 @@ def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
     return Progress(method, forward, optimiser, dro, choice, parts)
 
 
-def _with_common_statistics(method: nn.Module, fabric: Fabric, batch_size: int, parts: int) -> nn.Module:
+def _with_common_statistics(method: Method, fabric: Fabric, batch_size: int, parts: int) -> Method:
     """Batch norm over the samples of all devices. Raises InputError where that cannot be."""
     if not any(isinstance(module, NORMS) for module in method.modules()):
         return method

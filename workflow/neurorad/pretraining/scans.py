@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,7 +93,9 @@ class Scans:
             self.shares[scan] = brain_share(torch.from_numpy(self.volume(scan))[None])[0]
         return torch.stack([self.shares[scan] for scan in scans])
 
-    def ahead(self, batches: Iterable[Sequence[int]], threads: int = 1, pin: bool = False) -> Iterator[Tensor]:
+    def ahead(
+        self, batches: Iterable[Sequence[int]], threads: int = 1, pin: bool = False
+    ) -> Generator[Tensor, None, None]:
         """`[B, 4, D, H, W]` float16 of each batch in turn, read by other threads while the caller works on the ones
         before; with `pin`, in memory that a GPU copies from while it computes."""
         waiting: deque[tuple[Tensor, list[Future[None]]]] = deque()
@@ -141,9 +143,11 @@ def read_scans(manifest: str | Path, threads: int = 1) -> Scans:
     table = _read_manifest(manifest)
     rows = list(table.itertuples())
     kept: dict[int, np.ndarray] = {}
-    contract, shape, room = None, None, KEPT_BYTES
+    contract: dict[str, Any] = {}
+    shape: tuple[int, ...] = ()
+    room = KEPT_BYTES
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        checked = deque()
+        checked: deque[Any] = deque()
         upcoming = iter(rows)
         for number, row in enumerate(rows):
             # A few at a time: a large study does not fit in memory.

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from neurorad.encoder import Encoder
 from neurorad.pretraining.geometry import Crop
-from neurorad.pretraining.step import cosine, follow, momentum_copy
+from neurorad.pretraining.step import Method, cosine, follow, momentum_copy
 
 
-class Siamese(nn.Module):
+class Siamese(Method):
     """Views: 2. Exported: the encoder that learns."""
 
     intensity = True

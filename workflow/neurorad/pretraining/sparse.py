@@ -5,11 +5,14 @@ layer to layer, and every norm takes its statistics over visible positions only,
 not shift them. With nothing hidden this is the ordinary forward pass.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from neurorad.encoder import Encoder
+from neurorad.resnet import NormLayer
 
 
 def sparse_feature_map(encoder: Encoder, volumes: Tensor, visible: Tensor) -> Tensor:
@@ -28,7 +31,7 @@ def sparse_feature_map(encoder: Encoder, volumes: Tensor, visible: Tensor) -> Te
     return x
 
 
-def _block(block: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
+def _block(block: Any, x: Tensor, visible: Tensor) -> Tensor:
     """`BasicBlock` (two convolutions) or `Bottleneck` (three)."""
     residual, last = x, 3 if hasattr(block, "conv3") else 2
     for number in range(1, last + 1):
@@ -57,7 +60,7 @@ def _kept(x: Tensor, visible: Tensor) -> Tensor:
     return x * resized(visible, x.shape[-1])
 
 
-def _norm(norm: nn.Module, x: Tensor, visible: Tensor) -> Tensor:
+def _norm(norm: NormLayer, x: Tensor, visible: Tensor) -> Tensor:
     """The norm over visible positions, 0 elsewhere. Statistics in float32."""
     here = resized(visible, x.shape[-1])
     if isinstance(norm, nn.GroupNorm):
@@ -81,17 +84,20 @@ def group_statistics(x: Tensor, visible: Tensor, groups: int, eps: float) -> Ten
     return ((grouped - mean) / (variance + eps).sqrt()).flatten(1, 2)
 
 
-def _batch_norm(norm: nn.BatchNorm3d, x: Tensor, visible: Tensor) -> Tensor:
+def _batch_norm(norm: nn.BatchNorm3d | nn.SyncBatchNorm, x: Tensor, visible: Tensor) -> Tensor:
     """Statistics over the visible positions of the batch while training, which also move the running ones."""
     shape, x = (1, -1, 1, 1, 1), x.float()
+    running_mean, running_var, tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    # The encoder's norms follow their statistics, with a fixed momentum.
+    assert running_mean is not None and running_var is not None and tracked is not None and norm.momentum is not None
     if not norm.training:
-        return (x - norm.running_mean.view(shape)) / (norm.running_var.view(shape) + norm.eps).sqrt()
+        return (x - running_mean.view(shape)) / (running_var.view(shape) + norm.eps).sqrt()
     weight, axes = visible.float(), (0, 2, 3, 4)
     count = weight.sum().clamp_min(1)
     mean = (x * weight).sum(dim=axes) / count
     variance = ((x - mean.view(shape)) ** 2 * weight).sum(dim=axes) / count
     with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * count / (count - 1).clamp_min(1), norm.momentum)
-        norm.num_batches_tracked += 1
+        running_mean.lerp_(mean, norm.momentum)
+        running_var.lerp_(variance * count / (count - 1).clamp_min(1), norm.momentum)
+        tracked += 1
     return (x - mean.view(shape)) / (variance.view(shape) + norm.eps).sqrt()

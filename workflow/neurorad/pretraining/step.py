@@ -2,14 +2,18 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from neurorad.encoder import group_norm
+from neurorad.encoder import Encoder, group_norm
+from neurorad.pretraining.geometry import Crop
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,29 @@ class StepResult:
     signal: Tensor
     features: Tensor
     carried: dict[str, Tensor] = field(default_factory=dict)
-    diagnostics: dict[str, float | Tensor] = field(default_factory=dict)
+    diagnostics: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """A method of pretraining: its networks, and what a step of it is.
+
+    crops: the views that it is shown, one size each. intensity: whether these differ in intensity too.
+    """
+
+    crops: list[Crop]
+    intensity: bool
+
+    @property
+    def exported(self) -> Encoder:
+        """The encoder that is stored."""
+        raise NotImplementedError
+
+    def step(self, batch: Batch) -> StepResult:
+        """Loss and all that is told of one batch."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        """What follows the optimiser's step: a momentum network, a queue, a centre. Nothing, if there are none."""
 
 
 def cosine(step: int, steps: int, start: float, end: float) -> float:
@@ -58,7 +84,7 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, schedule: str
     return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def momentum_copy(network: nn.Module) -> nn.Module:
+def momentum_copy(network: Network) -> Network:
     """A copy with the same weights that receives no gradient."""
     return copy.deepcopy(network).requires_grad_(False)
 

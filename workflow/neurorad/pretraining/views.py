@@ -52,7 +52,8 @@ def sampled(
     for crop, own in zip(crops, seeds, strict=True):
         places = placed(share, uniforms(own, "geometry", (DRAWS,)), shape, crop, geometry)
         samplers.append(Sampler(*places, shape, crop.size, device))
-        views.append(tuple(torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1)))
+        view, brain = (torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1))
+        views.append((view, brain))
     # Of every volume only the box that the views see is filled in.
     slices = torch.zeros(shape[0], channels + 1, *shape[1:], device=device)
     for sample, volume in enumerate(volumes):

@@ -66,7 +66,7 @@ def packages() -> dict[str, str]:
     Read from the checkout: jobs run from it, also in an environment in which neurorad itself is not installed.
     """
     declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    names = [re.match(r"[A-Za-z0-9._-]+", text)[0] for text in declared["project"]["dependencies"]]
+    names = [re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in declared["project"]["dependencies"]]
     return {name: _installed(name) for name in sorted(names, key=str.lower)}
 
 
@@ -145,7 +145,7 @@ def installed() -> pd.DataFrame:
     """Every installed package: name, version and licence as it states it."""
     found = {}
     for package in distributions():
-        stated = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
+        stated = next((package.metadata[key] for key in ("License-Expression", "License") if package.metadata[key]), "")
         classified = [
             text.split(" :: ")[-1]
             for text in package.metadata.get_all("Classifier") or []

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -131,7 +132,7 @@ def _header_words(path: Path, cohort: str) -> dict[tuple[str, ...], str]:
     import nibabel as nib
 
     try:
-        header = nib.load(path).header
+        header = cast("nib.Nifti1Header", nib.load(path).header)
     except Exception:  # The inventory has refused it; its name still counts.
         return {}
     texts = [

@@ -40,7 +40,7 @@ def read_plan(told: str) -> dict[str, Planned]:
     """Rule -> its planned jobs, in the order of the dry run's text `told`; without the target rule `all`."""
     plan: dict[str, Planned] = {}
     for block in re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:$)", told, flags=re.MULTILINE)[1:]:
-        rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)[1]
+        rule = block.partition(":")[0].split()[-1]
         if rule == "all":
             continue
         planned = plan.setdefault(rule, Planned())

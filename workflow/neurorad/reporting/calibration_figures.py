@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ VARIABLES = ("sex", "age band", "WHO grade", "site", "vendor", "field strength")
 
 def _combined(tables: Tables) -> tuple[pd.DataFrame, list[str]]:
     """Rows of the common markers with all sites together, and those markers."""
-    rows = tables.reliability
+    rows = tables.table("reliability")
     rows = rows[(rows["protocol"] == PROTOCOL) & rows["endpoint"].isin(COMMON)]
     rows = rows[rows["encoder"].map(lambda name: encoder_parts(name)[0] != "random")]
     if rows.empty:
@@ -45,7 +45,7 @@ def _combined(tables: Tables) -> tuple[pd.DataFrame, list[str]]:
     return rows, [name for name in COMMON if name in set(rows["endpoint"])]
 
 
-def _style(encoder: str) -> dict[str, object]:
+def _style(encoder: str) -> dict[str, Any]:
     """Base dashed, any other objective solid, age + sex dotted."""
     method, objective, _ = encoder_parts(encoder)
     dash = {"base": (0, (3, 1.5)), "none": ":"}.get(objective, "-")

@@ -89,7 +89,7 @@ COUNTED = ["cohort", "endpoint", "label", "kind", "cutoff", "patients", "n", "n_
 
 def draw_cohorts(tables: Tables) -> Figure:
     """Four panels that share their rows, the cohorts: scans, age, sex, and labels as `positive/known`."""
-    patients, scans = tables.patients, tables.scans
+    patients, scans = tables.table("patients"), tables.table("scans")
     cohorts = sorted(set(patients["cohort"]) | set(scans["cohort"]), reverse=True)
     if not cohorts:
         raise NothingToDrawError("no cohort has a scan or a patient")

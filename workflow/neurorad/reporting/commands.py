@@ -104,7 +104,7 @@ def run_figure(args: argparse.Namespace) -> None:
     tables = read_tables(args)
     drawn = figure(args.name, tables)
     entry = FIGURES[args.name]
-    rows, counts = rows_behind(args.name, entry.needs, tables), drawn.get_label()
+    rows, counts = rows_behind(args.name, entry.needs, tables), str(drawn.get_label())
     if "patients" not in counts:
         counts = f"{counts} {patients_behind(rows)}".strip()
     write_figure(drawn, args.out, entry.title, f"{caption(args.name)} {counts}", how_made(args))

@@ -38,7 +38,6 @@ def draw_heat_maps(tables: Tables) -> Figure:
     first = str(explained[0]["endpoint"])
     shown = [maps for maps in explained if str(maps["endpoint"]) == first]
     figure, axes = _grid(shown)
-    heat = None
     for panels, maps in zip(axes, shown, strict=True):
         for i, panel in enumerate(panels[: len(maps["patient"])]):
             _picture(panel, maps["t2f"][i])
@@ -89,7 +88,7 @@ def draw_contours(tables: Tables) -> Figure:
 
 def _explained(tables: Tables) -> list[dict[str, np.ndarray]]:
     """What could be explained, by endpoint in their declared order, then by encoder."""
-    explained = [maps for maps in tables.maps if len(maps["patient"])]
+    explained = [maps for maps in tables.maps or [] if len(maps["patient"])]
     if not explained:
         raise NothingToDrawError("no probe could be explained")
     order = order_encoders(str(maps["encoder"]) for maps in explained)

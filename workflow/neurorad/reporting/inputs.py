@@ -69,6 +69,11 @@ class Tables:
     maps: list[dict[str, np.ndarray]] | None = None
     audit: dict[str, Any] | None = None
 
+    def table(self, name: str) -> pd.DataFrame:
+        """A table that what is drawn or written cannot do without. Raises `InputError` where it was not given."""
+        require(self, name)
+        return getattr(self, name)
+
     @property
     def leakage(self) -> str:
         """The stamp for the footer: from the audit, or else from the tables' own `leakage` column."""

@@ -40,7 +40,7 @@ SHOWN = (("mass_in_tumour", "share of the map in the tumour"), ("deletion_fall",
 
 def draw_map_checks(tables: Tables) -> Figure:
     """A line of panels an endpoint: mass in the tumour, deletion, and likeness to maps of randomised models."""
-    checks = tables.checks.dropna(subset=["value"])
+    checks = tables.table("checks").dropna(subset=["value"])
     if checks.empty:
         raise NothingToDrawError("no map could be checked")
     names = [name for name in (*endpoints(), "os") if name in set(checks["endpoint"])]
@@ -73,7 +73,7 @@ def map_agreement(tables: Tables) -> pd.DataFrame:
     asks for the tumour's place and its extent: "beats" if the interval lies above 0, "loses" if below. A likeness whose
     interval lies within -0.5 and 0.5 is "destroyed".
     """
-    rows, checks = [], tables.checks
+    rows, checks = [], tables.table("checks")
     numbers = [
         name
         for metric in ("pointing_hit", "dice_top_5_percent", "mass_in_tumour")

@@ -96,8 +96,8 @@ def draw_rivals(tables: Tables) -> Figure:
     pairs = int(means["pairs"].max()) if len(means) else 0
     for y, encoder in enumerate(reversed(shown)):
         if encoder in absent:
-            label = {"color": GREY, "style": "italic", "fontsize": 6.5, "ha": "center", "va": "center"}
-            axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", **label)
+            text = axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", ha="center", va="center")
+            text.set(color=GREY, style="italic", fontsize=6.5)
             axes.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
             continue
         mine = np.sort(rows.loc[(rows["encoder"] == encoder), "value"].dropna().to_numpy())
@@ -108,8 +108,8 @@ def draw_rivals(tables: Tables) -> Figure:
             continue
         estimate(axes, y, means.loc[encoder], encoder)
         if means.loc[encoder, "pairs"] < pairs:
-            text = f"{int(means.loc[encoder, 'pairs'])} of {pairs}"
-            axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), fontsize=6, color=GREY, va="center")
+            share = f"{int(means.loc[encoder, 'pairs'])} of {pairs}"
+            axes.text(1.01, y, share, transform=axes.get_yaxis_transform(), fontsize=6, color=GREY, va="center")
     chance(axes)
     axes.set_xlim(*span)
     labels = [f"{encoder_label(name)}{'*' if name in elsewhere else ''}" for name in reversed(shown)]

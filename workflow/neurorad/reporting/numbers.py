@@ -42,10 +42,10 @@ def flow_rows(tables: Tables) -> pd.DataFrame:
 def cohort_rows(tables: Tables) -> pd.DataFrame:
     """Counts alone, no patient: scans, patients, age quartiles, sexes, and each label known and positive."""
     rows: list[tuple[str, str, str, float]] = []
-    for cohort, part in tables.scans.groupby("cohort", sort=True):
+    for cohort, part in tables.table("scans").groupby("cohort", sort=True):
         rows.append((cohort, "scans", "", len(part)))
         rows.append((cohort, "patients with scans", "", part["patient"].nunique()))
-    for cohort, part in tables.patients.groupby("cohort", sort=True):
+    for cohort, part in tables.table("patients").groupby("cohort", sort=True):
         ages = part["age"].astype(float).dropna()
         rows.append((cohort, "patients with a known age", "", len(ages)))
         rows += [(cohort, "age", f"{q} % quantile", float(np.percentile(ages, q))) for q in (25, 50, 75) if len(ages)]
@@ -59,10 +59,10 @@ def cohort_rows(tables: Tables) -> pd.DataFrame:
 
 def training_rows(tables: Tables) -> pd.DataFrame:
     """Loss and, where there are groups, their weights, by step."""
-    losses = tables.history[["encoder", "step", "loss"]].rename(columns={"loss": "value"})
+    losses = tables.table("history")[["encoder", "step", "loss"]].rename(columns={"loss": "value"})
     parts = [losses.assign(quantity="loss", group="")]
     if tables.groups is not None:
-        weights = tables.groups[["encoder", "step", "group", "weight"]].rename(columns={"weight": "value"})
+        weights = tables.table("groups")[["encoder", "step", "group", "weight"]].rename(columns={"weight": "value"})
         parts.append(weights.assign(quantity="group weight"))
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     return rows[["encoder", "quantity", "group", "step", "value"]]
@@ -78,17 +78,17 @@ def selected(tables: Tables, table: str, **wanted: str | tuple[str, ...]) -> pd.
 
 
 def risk_group_rows(tables: Tables) -> pd.DataFrame:
-    return tables.curves[tables.curves["stratum"].str.startswith("risk ")]
+    return tables.table("curves")[tables.table("curves")["stratum"].str.startswith("risk ")]
 
 
 def carrier_rows(tables: Tables) -> pd.DataFrame:
     """Curves of carriers, which are the same for every encoder, once."""
-    rows = tables.curves[~tables.curves["stratum"].str.startswith("risk ")]
+    rows = tables.table("curves")[~tables.table("curves")["stratum"].str.startswith("risk ")]
     return rows.drop(columns="encoder", errors="ignore").drop_duplicates(["site", "stratum", "time"])
 
 
 def subgroup_rows(tables: Tables) -> pd.DataFrame:
-    rows = tables.reliability
+    rows = tables.table("reliability")
     rows = rows[(rows["protocol"] == COMBINED) & rows["endpoint"].isin(COMMON)]
     auc = (rows["metric"] == "auc") & rows["variable"].isin(VARIABLES)
     return rows[auc | ((rows["metric"] == "coverage") & np.isclose(rows["at"].astype(float), LEVEL))]
@@ -144,7 +144,7 @@ def rows_behind(name: str, needs: tuple[str, ...], tables: Tables) -> pd.DataFra
         return tables.agreement
     parts = [
         pd.DataFrame({"encoder": str(one["encoder"]), "endpoint": str(one["endpoint"]), "scans": [one["patient"].size]})
-        for one in tables.maps
+        for one in tables.maps or []
     ]
     return pd.concat(parts, ignore_index=True)
 

@@ -33,7 +33,7 @@ ACROSS = 4
 
 def draw_sites(tables: Tables) -> Figure:
     """One panel an encoder; where base and +DRO are both there, base above +DRO of the same method."""
-    coordinates = tables.coordinates
+    coordinates = tables.table("coordinates")
     if coordinates.empty:
         raise NothingToDrawError("no scan has an embedding")
     encoders = order_encoders(coordinates["encoder"])
@@ -109,7 +109,7 @@ AUDIT = (
 
 def draw_invariance(tables: Tables) -> Figure:
     """One line an encoder: what it knows of the site, beside what permuted sites would show, and its effective rank."""
-    rows = tables.invariance
+    rows = tables.table("invariance")
     rows = rows[rows["metric"].isin([metric for _, _, metric, _ in AUDIT])]
     if rows["value"].notna().sum() == 0:
         raise NothingToDrawError("fewer than two sites, or too few patients a site")

@@ -31,7 +31,7 @@ MISSING = "missing"
 
 def draw_stress(tables: Tables) -> Figure:
     """A line of panels a site (all sites first): drop of AUC by severity; below, by the sequences that are left."""
-    rows = tables.stress
+    rows = tables.table("stress")
     rows = rows[(rows["metric"] == "auc_drop") & rows["value"].notna()]
     if rows.empty:
         raise NothingToDrawError("no probe was tested on shifted volumes")

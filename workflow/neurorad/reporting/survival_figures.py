@@ -47,7 +47,7 @@ STRATUM_COLOURS = {"low": "#0072B2", "high": "#D55E00", "negative": "#0072B2", "
 
 def draw_survival(tables: Tables) -> Figure:
     """One panel a site: c-index of each method, base open and +DRO filled."""
-    survival = tables.survival
+    survival = tables.table("survival")
     rows = survival[(survival["metric"] == "c_index") & (survival["protocol"] == PROTOCOL)]
     rows = rows[rows["endpoint"] == "os"] if "endpoint" in rows else rows
     if rows.empty:
@@ -70,7 +70,7 @@ def draw_survival(tables: Tables) -> Figure:
 
 def draw_prognosis(tables: Tables) -> Figure:
     """A line of panels a site: time-dependent AUC, Brier score against Kaplan-Meier, calibration and net benefit."""
-    survival = tables.survival
+    survival = tables.table("survival")
     rows = survival[(survival["protocol"] == PROTOCOL) & (survival["endpoint"] == "os")]
     rows = rows[rows["metric"].isin(["ibs_gain", "observed_risk_12m", *NET_BENEFIT, *TIMES])]
     if rows["value"].notna().sum() == 0:
@@ -165,7 +165,7 @@ def _net_benefit(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
 
 def draw_risk_groups(tables: Tables) -> Figure:
     """Kaplan-Meier curves of high and low predicted risk: a row an encoder, a column a site."""
-    curves = tables.curves
+    curves = tables.table("curves")
     curves = curves[curves["stratum"].isin(["risk high", "risk low"])]
     curves = curves[curves["endpoint"] == "os"] if "endpoint" in curves else curves
     if curves.empty:
@@ -186,7 +186,7 @@ def draw_risk_groups(tables: Tables) -> Figure:
 
 def draw_marker_survival(tables: Tables) -> Figure:
     """Kaplan-Meier curves of carriers and non-carriers of each uncommon marker, lettered panels."""
-    curves = tables.curves
+    curves = tables.table("curves")
     marker = curves["stratum"].astype(str).str.extract("^(.+) (?:positive|negative)$", expand=False)
     curves = curves.assign(marker=marker)
     curves = curves[curves["marker"].isin(UNCOMMON)]
@@ -255,8 +255,17 @@ def kaplan_meier(panel: Axes, curves: pd.DataFrame, title: str, p: float | None)
 
 def _below(panel: Axes, month: float, points: float, text: str, colour: str) -> None:
     """A line of text under the axis, at a distance in points: a share of the panel's height would never settle."""
-    place = {"xycoords": panel.get_xaxis_transform(), "textcoords": "offset points"}
-    panel.annotate(text, (month, 0), (0, points), **place, color=colour, ha="center", va="center", fontsize=6)
+    panel.annotate(
+        text,
+        (month, 0),
+        (0, points),
+        xycoords=panel.get_xaxis_transform(),
+        textcoords="offset points",
+        color=colour,
+        ha="center",
+        va="center",
+        fontsize=6,
+    )
 
 
 def _at_risk(part: pd.DataFrame, day: float) -> str:

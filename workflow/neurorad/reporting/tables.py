@@ -87,13 +87,13 @@ def label_table(tables: Tables) -> pd.DataFrame:
     """Patients by cohort and endpoint: known, positive, left open by a decision, not stated; and the scans of those whose
     label is known or positive. With the cut-off of numeric endpoints."""
     counts = label_counts(tables.patients, tables.decisions)
-    each = tables.scans.groupby(["cohort", "patient"]).size()
-    keys = pd.MultiIndex.from_frame(tables.patients[["cohort", "patient"]])
-    scanned = pd.Series(each.reindex(keys, fill_value=0).to_numpy(), index=tables.patients.index)
+    each = tables.table("scans").groupby(["cohort", "patient"]).size()
+    keys = pd.MultiIndex.from_frame(tables.table("patients")[["cohort", "patient"]])
+    scanned = pd.Series(each.reindex(keys, fill_value=0).to_numpy(), index=tables.table("patients").index)
     known = decided_endpoints(tables.decisions) | {OS.name: OS}
     of_known, of_positive = [], []
     for row in counts.itertuples():
-        part = tables.patients[tables.patients["cohort"] == row.cohort]
+        part = tables.table("patients")[tables.table("patients")["cohort"] == row.cohort]
         status = label_status(part, known[row.endpoint])
         of_known.append(int(scanned[part.index][status["known"]].sum()))
         of_positive.append(int(scanned[part.index][status["positive"]].sum()))
@@ -104,7 +104,7 @@ def label_table(tables: Tables) -> pd.DataFrame:
 def decision_table(tables: Tables) -> pd.DataFrame:
     """How many exams and patients of each cohort hang on a choice of the config's `labels` block, and what was chosen."""
     order = ["cohort", "decision", "column", "value"]
-    return tables.decisions.sort_values(order, kind="stable", ignore_index=True)
+    return tables.table("decisions").sort_values(order, kind="stable", ignore_index=True)
 
 
 def preset_table(tables: Tables) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def _sorted(name: str) -> Callable[[Tables], pd.DataFrame]:
 
 def reliability_table(tables: Tables) -> pd.DataFrame:
     """Coverage of the conformal sets and subgroups; the points of the curves stay in reliability.parquet."""
-    rows = tables.reliability
+    rows = tables.table("reliability")
     order = ["variable", "metric", "endpoint", "protocol", "site", "stratum", "at", "encoder"]
     return rows[rows["variable"] != ""].sort_values(order, kind="stable", ignore_index=True)
 

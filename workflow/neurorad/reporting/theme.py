@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -89,7 +89,7 @@ GREY = "#8A8A8A"
 INK = "#222222"
 ALARM = "#B00020"
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -129,10 +129,10 @@ def theme() -> Iterator[None]:
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure (inches) with constrained layout, independent of pyplot's global list."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def encoder_label(name: str) -> str:
@@ -190,12 +190,15 @@ def finish(figure: Figure, leakage: str, handles: Sequence[Artist] = (), columns
 
     Constrained layout keeps no room for both, so the foot's height is counted in lines and taken from the panels.
     """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     lines = textwrap.wrap(leakage, int(figure.get_figwidth() * 15), max_lines=3, placeholder=" …")
     stamped = 0.06 + 0.12 * len(lines) if lines else 0.0
     rows = -(-len(handles) // columns)
     foot = stamped + (0.08 + 0.15 * rows if rows else 0.0)
     height = figure.get_figheight()
-    figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - foot / height))
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(rect=(0, foot / height, 1, 1 - foot / height))
     if rows:
         legend = figure.legend(
             handles=handles,
@@ -229,7 +232,8 @@ def settle(figure: Figure) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.set_position([round(edge, 4) for edge in axes.get_position(original=True).bounds])
+        left, bottom, width, height = (round(edge, 4) for edge in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def write_svg(figure: Figure, path: str | Path, title: str, description: str, source: str = "") -> None:

@@ -30,7 +30,7 @@ WEIGHTED = ("dro", "excess", "worst")
 
 def draw_training(tables: Tables) -> Figure:
     """Top: loss against step, a line style an objective. Bottom: weight of each group under +DRO."""
-    history = tables.history
+    history = tables.table("history")
     encoders = order_encoders(history["encoder"])
     methods = list(dict.fromkeys(encoder_parts(encoder)[0] for encoder in encoders))
     if not methods:
@@ -70,7 +70,7 @@ def draw_training(tables: Tables) -> Figure:
             bottom.plot(part["step"], part["weight"], color=shade[str(group)], label=str(group))
         bottom.axhline(1 / weights["group"].nunique(), color="#BBBBBB", lw=0.7, ls=":", zorder=0)
         bottom.set_ylim(0, None)
-        if weighted != "dro":
+        if weighted is not None and weighted != "dro":
             bottom.set_title(f"under {OBJECTIVE_LABELS[weighted]}", fontsize=7)
         bottom.set_xlabel("step")
     axes[0, 0].set_ylabel("loss (each method's own)")
@@ -84,7 +84,7 @@ def draw_training(tables: Tables) -> Figure:
     finish(figure, tables.leakage, list(handles.values()))
     trained = ""
     if tables.manifest is not None:
-        people = tables.manifest[["cohort", "patient"]].drop_duplicates()
+        people = tables.table("manifest")[["cohort", "patient"]].drop_duplicates()
         trained = f", on {len(tables.manifest)} scans of {len(people)} patients"
     figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}{trained}.")
     return figure

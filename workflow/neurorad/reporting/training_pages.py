@@ -4,7 +4,7 @@ rate, against the base run of the same method and seed."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STEM = "training_"
 """A page is figures/training_ENCODER.svg."""
 
-BASE_LINE = {"color": INK, "ls": (0, (3, 1.5)), "lw": 0.8}
+BASE_LINE: dict[str, Any] = {"color": INK, "ls": (0, (3, 1.5)), "lw": 0.8}
 
 
 def page_names(history: pd.DataFrame) -> list[str]:

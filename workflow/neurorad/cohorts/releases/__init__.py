@@ -49,7 +49,7 @@ def release_of(block: Mapping[str, Any], cohort: str) -> Release:
         missing = [key for key in ("pattern", "sequences", "state") if not block.get(key)]
         if missing:
             raise InputError(f"cohort {cohort}: release `generic` needs `{missing[0]}:`")
-        return generic(block["pattern"], block["sequences"], state)
+        return generic(block["pattern"], block["sequences"], block["state"])
     if name not in RELEASES:
         raise InputError(f"cohort {cohort}: unknown release {name!r}; known: {', '.join(RELEASES)}, generic")
     for key in ("pattern", "sequences"):
