@@ -31,4 +31,5 @@ lint: setup
 	$(ACTIVE) ruff check workflow tests benchmarks
 	$(ACTIVE) ruff format --check workflow tests benchmarks
 	$(ACTIVE) snakefmt --check Snakefile workflow/rules
+	$(ACTIVE) mypy
 	$(ACTIVE) snakemake --lint

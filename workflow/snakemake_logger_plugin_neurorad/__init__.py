@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from logging import ERROR, WARNING, Handler, LogRecord
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -51,7 +51,7 @@ class LogHandler(LogHandlerBase):
         except Exception:
             self.handleError(record)
 
-    def _lines(self, record: LogRecord) -> list[str]:
+    def _lines(self, record: Any) -> list[str]:
         """What a record is worth telling, after the state has taken it in."""
         run, now = self._progress, record.created
         match getattr(record, "event", None):

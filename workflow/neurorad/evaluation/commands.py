@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from neurorad.evaluation.given import read_all, read_embeddings, read_folds, read_patients, read_stamp
+
 TABLES: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "PARQUET"}
 NUMBER = {"type": int, "metavar": "N"}
 FLAGS: dict[str, dict[str, Any]] = {
@@ -191,73 +193,11 @@ def _add(
     return verb
 
 
-def _read(paths: list[Path], flag: str, needed: tuple[str, ...]) -> list:
-    """Tables in a fixed order whatever the order on the command line.
-
-    Raises:
-        InputError: a file is missing or lacks a column.
-    """
-    from neurorad.files import read_table
-    from neurorad.problems import InputError
-
-    tables = []
-    for path in sorted(paths):
-        if not path.is_file():
-            raise InputError(f"{flag} {path}: no such file")
-        table = read_table(path)
-        missing = [column for column in needed if column not in table]
-        if missing:
-            raise InputError(f"{flag} {path}: lacks the columns {', '.join(missing)}")
-        tables.append(table)
-    return tables
-
-
-def _read_patients(paths: list[Path]) -> Any:
-    import pandas as pd
-
-    from neurorad.endpoints import endpoints
-    from neurorad.evaluation.folds import check_labels
-
-    tables = _read(paths, "--patients", ("cohort", "patient"))
-    return check_labels(pd.concat([table for table in tables if len(table)] or tables, ignore_index=True), endpoints())
-
-
-def _read_folds(path: Path) -> Any:
-    from neurorad.evaluation.folds import check_folds
-
-    return check_folds(_read([path], "--folds", ())[0])
-
-
-def _read_embeddings(paths: list[Path], encoder: str, flag: str = "--embeddings") -> Any:
-    from neurorad.encoder_names import encoder_parts
-    from neurorad.evaluation.features import Embeddings
-    from neurorad.problems import InputError
-
-    encoder_parts(encoder)
-    tables = _read(paths, flag, ("cohort", "scan", "patient"))
-    for path, table in zip(sorted(paths), tables, strict=True):
-        if "encoder" in table and set(table["encoder"]) - {encoder}:
-            raise InputError(f"--embeddings {path}: made by {table['encoder'].iloc[0]}, not by {encoder}")
-    return Embeddings(tables, encoder)
-
-
-def _stamp(path: Path) -> str:
-    from neurorad.files import read_json
-    from neurorad.problems import InputError
-
-    if not path.is_file():
-        raise InputError(f"--leakage {path}: no such file; it is made by the leakage audit")
-    audit = read_json(path)
-    if "stamp" not in audit:
-        raise InputError(f"--leakage {path}: has no `stamp`; give the leakage_audit.json of the audit")
-    return str(audit["stamp"])
-
-
 OUTSIDE = "LEAKAGE NOT EXCLUDED: {} was pretrained outside this study, on data that may hold test patients"
 
 
 def _stamp_of(args: argparse.Namespace) -> str:
-    stamp = _stamp(args.leakage)
+    stamp = read_stamp(args.leakage)
     return "; ".join(filter(None, [stamp, OUTSIDE.format(args.encoder)])) if args.pretrained_elsewhere else stamp
 
 
@@ -275,9 +215,9 @@ def run_folds(args: argparse.Namespace) -> None:
     from neurorad.evaluation.folds import accounting, analysis_set, fold_table
     from neurorad.files import write_table
 
-    volumes = _read(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
+    volumes = read_all(args.volumes, "--volumes", ("cohort", "scan", "patient", "session", "status"))
     chosen = analysis_set(pd.concat(volumes, ignore_index=True))
-    patients, known = _read_patients(args.patients), endpoints(json.loads(args.decisions))
+    patients, known = read_patients(args.patients), endpoints(json.loads(args.decisions))
     drawn = fold_table(chosen, patients, known, args.folds, args.repeats, args.seed)
     counts = accounting(chosen, patients, known, drawn)
     if args.counts:
@@ -288,7 +228,7 @@ def run_folds(args: argparse.Namespace) -> None:
 def _judged(args: argparse.Namespace) -> tuple[str, Any, Any]:
     """Stamp, folds and embeddings: what every verb of one encoder begins with."""
     _check_replicates(args.bootstrap)
-    return _stamp_of(args), _read_folds(args.folds), _read_embeddings(args.embeddings, args.encoder)
+    return _stamp_of(args), read_folds(args.folds), read_embeddings(args.embeddings, args.encoder)
 
 
 def _known(folds: Any) -> Any:
@@ -318,13 +258,13 @@ def run_probe(args: argparse.Namespace) -> None:
 
     if args.scores:
         _check_replicates(args.bootstrap)
-        stamp, folds = _stamp_of(args), _read_folds(args.folds)
-        scores = pd.concat(_read(args.scores, "--scores", NEEDED), ignore_index=True)
+        stamp, folds = _stamp_of(args), read_folds(args.folds)
+        scores = pd.concat(read_all(args.scores, "--scores", NEEDED), ignore_index=True)
         rows, predictions = judge(scores, folds, _known(folds), args.encoder, args.seed, args.bootstrap)
         coefficients = pd.DataFrame(columns=["endpoint", "site", "intercept"])
     else:
         stamp, folds, embeddings = _judged(args)
-        clinical = _read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
+        clinical = read_embeddings(args.clinical, "clinical", "--clinical") if args.clinical else None
         rows, predictions, coefficients = probe(
             embeddings, folds, _known(folds), args.seed, args.bootstrap, clinical, args.robust, args.combat
         )
@@ -338,7 +278,7 @@ def run_survival(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
 
     stamp, folds, embeddings = _judged(args)
-    patients = _read_patients(args.patients)
+    patients = read_patients(args.patients)
     rows, predictions, curves, coefficients = survival(
         embeddings, folds, patients, _known(folds), args.seed, args.bootstrap, args.time_varying
     )
@@ -353,7 +293,7 @@ def run_invariance(args: argparse.Namespace) -> None:
     from neurorad.files import write_table
 
     stamp, folds, embeddings = _judged(args)
-    rows, places = invariance(embeddings, folds, _read_patients(args.patients), args.seed, args.bootstrap)
+    rows, places = invariance(embeddings, folds, read_patients(args.patients), args.seed, args.bootstrap)
     write_table(args.coordinates, places)
     _write(args.out, rows, stamp, args.encoder)
 
@@ -362,8 +302,8 @@ def run_stress(args: argparse.Namespace) -> None:
     from neurorad.evaluation.stress import EXTRA, by_shift, stress_rows
 
     stamp, folds, embeddings = _judged(args)
-    stressed = _read(args.stressed, "--stressed", ("cohort", "scan", "patient", "shift", "level"))
-    (coefficients,) = _read([args.coefficients], "--coefficients", ("endpoint", "site", "intercept"))
+    stressed = read_all(args.stressed, "--stressed", ("cohort", "scan", "patient", "shift", "level"))
+    (coefficients,) = read_all([args.coefficients], "--coefficients", ("endpoint", "site", "intercept"))
     shifted = by_shift(stressed, args.encoder)
     rows = stress_rows(embeddings, shifted, coefficients, folds, _known(folds), args.seed, args.bootstrap)
     _write(args.out, rows, stamp, args.encoder, EXTRA)
@@ -373,9 +313,9 @@ def run_compare(args: argparse.Namespace) -> None:
     from neurorad.evaluation.comparison import compare
 
     _check_replicates(args.bootstrap)
-    stamp, folds = _stamp(args.leakage), _read_folds(args.folds)
+    stamp, folds = read_stamp(args.leakage), read_folds(args.folds)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
-    predictions = _read(args.predictions, "--predictions", needed)
+    predictions = read_all(args.predictions, "--predictions", needed)
     _write(args.out, compare(predictions, folds, _known(folds), args.seed, args.bootstrap), stamp)
 
 
@@ -383,9 +323,9 @@ def run_clean(args: argparse.Namespace) -> None:
     from neurorad.evaluation.clean import clean_rows
 
     _check_replicates(args.bootstrap)
-    stamp = _stamp(args.leakage)
-    predictions = _read(args.predictions, "--predictions", ("encoder", "endpoint", "protocol", "site", "patient"))
-    (test_patients,) = _read([args.test_patients], "--test-patients", ("cohort", "patient", "status"))
+    stamp = read_stamp(args.leakage)
+    predictions = read_all(args.predictions, "--predictions", ("encoder", "endpoint", "protocol", "site", "patient"))
+    (test_patients,) = read_all([args.test_patients], "--test-patients", ("cohort", "patient", "status"))
     rows = clean_rows(predictions, test_patients, args.seed, args.bootstrap)
     _write(args.out, rows, stamp, columns={"patients": ""})
 
@@ -394,8 +334,8 @@ def run_reliability(args: argparse.Namespace) -> None:
     from neurorad.evaluation.reliability import EXTRA, reliability
 
     _check_replicates(args.bootstrap)
-    stamp, patients = _stamp(args.leakage), _read_patients(args.patients)
+    stamp, patients = read_stamp(args.leakage), read_patients(args.patients)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "label")
     scores = ("score", "margin", "probability", "p_negative", "p_positive")
-    predictions = _read(args.predictions, "--predictions", (*needed, *scores))
+    predictions = read_all(args.predictions, "--predictions", (*needed, *scores))
     _write(args.out, reliability(predictions, patients, args.seed, args.bootstrap), stamp, columns=EXTRA)
