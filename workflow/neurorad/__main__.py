@@ -1,3 +1,5 @@
+"""`python -m neurorad VERB`."""
+
 from neurorad.cli import main
 
 main()

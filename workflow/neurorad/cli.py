@@ -63,6 +63,7 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run one verb. A failure that a user can mend is one line on stderr and exit status 1, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     args = parser(arguments[0] if arguments else None).parse_args(arguments)
     # Numeric libraries read these once, when they are first imported: before any verb runs.

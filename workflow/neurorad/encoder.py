@@ -106,6 +106,7 @@ class Encoder(nn.Module):
         return self.network(self.with_presence(volumes))
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """`[B, 4, D, H, W] -> [B, d]`."""
         # Not AdaptiveAvgPool3d: its backward is not deterministic on CUDA.
         return self.feature_map(volumes).mean(dim=(2, 3, 4))
 
@@ -118,6 +119,7 @@ def initialised(architecture: Architecture, seed: int) -> Encoder:
 
 
 def parameter_count(module: nn.Module) -> int:
+    """Numbers that a network learns."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

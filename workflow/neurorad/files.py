@@ -87,6 +87,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -139,5 +140,6 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
 
 
 def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

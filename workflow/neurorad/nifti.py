@@ -32,6 +32,7 @@ class Geometry:
 
     @property
     def spacing(self) -> np.ndarray:
+        """`[3]`, mm a voxel along each axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def __eq__(self, other: object) -> bool:

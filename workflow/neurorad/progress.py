@@ -57,6 +57,7 @@ class Progress:
         self.expected = Counter({rule: n for rule, n in counts.items() if rule not in (*TARGETS, "total")})
 
     def start(self, job: int, rule: str, wildcards: Mapping[str, str], now: float) -> None:
+        """A job that begins to run, at `now` in seconds."""
         if rule not in TARGETS:
             self.running[job] = (rule, words_of(rule, wildcards), now)
 
@@ -79,6 +80,7 @@ class Progress:
 
     @property
     def left(self) -> int:
+        """Jobs that have not ended."""
         return sum(self.expected.values()) - sum(self.done.values())
 
     def remaining(self, now: float) -> float | None:

@@ -29,6 +29,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, c, D, H, W] -> [B, width, D', H', W']`."""
         out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
         out += x if self.downsample is None else self.downsample(x)
         return self.act(out)
@@ -51,6 +52,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, c, D, H, W] -> [B, 4 width, D', H', W']`."""
         out = self.act(self.bn1(self.conv1(x)))
         out = self.act(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -102,6 +104,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B, inputs, D, H, W] -> [B, dimension, D', H', W']`."""
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 

@@ -45,6 +45,7 @@ def tuned_names(rivals: Mapping[str, Any]) -> list[str]:
 
 
 def tuned_name(start: str) -> str:
+    """Name of the network that begins as `start`: `scratch`, or the name of an encoder."""
     if start == "scratch":
         return f"scratch-{TUNED}-s0"
     stem, seed = start.rsplit("-s", 1)

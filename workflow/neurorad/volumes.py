@@ -18,6 +18,7 @@ class VolumeError(Exception):
 
 
 def card_path(path: str | Path) -> Path:
+    """The JSON file beside a volume."""
     return Path(path).with_suffix(".json")
 
 

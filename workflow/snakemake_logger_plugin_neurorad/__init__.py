@@ -42,6 +42,7 @@ class LogHandler(LogHandlerBase):
         )
 
     def emit(self, record: LogRecord) -> None:
+        """One event of Snakemake, as a line of the log or in the live status."""
         if self._plain:
             self._plain.handle(record)
             return
@@ -83,6 +84,7 @@ class LogHandler(LogHandlerBase):
             print(f"{moment}  {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Take the live status off the screen."""
         if self._screen:
             self._screen.close()
             self._screen = None
@@ -95,22 +97,27 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
+        """To the terminal."""
         return True
 
     @property
     def writes_to_file(self) -> bool:
+        """Never."""
         return False
 
     @property
     def has_filter(self) -> bool:
+        """Its own: only what is worth telling."""
         return True
 
     @property
     def has_formatter(self) -> bool:
+        """Its own."""
         return True
 
     @property
     def needs_rulegraph(self) -> bool:
+        """Never."""
         return False
 
 

@@ -16,6 +16,8 @@ from neurorad.problems import InputError
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
+
     def verb(
         name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None]
     ) -> argparse.ArgumentParser:
@@ -107,6 +109,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_inventory(args: argparse.Namespace) -> None:
+    """List a cohort's scans, and apart from them the files that no rule explains."""
     from neurorad.cohorts.inventory import list_scans
     from neurorad.cohorts.releases import release_of
 
@@ -124,6 +127,7 @@ def run_inventory(args: argparse.Namespace) -> None:
 
 
 def run_labels(args: argparse.Namespace) -> None:
+    """Harmonise a label table: one row an exam on stdout, or a row a patient with all that was decided on the way."""
     from neurorad.cohorts import labels
     from neurorad.cohorts.label_tables import read_labels
 
@@ -169,6 +173,7 @@ def run_labels(args: argparse.Namespace) -> None:
 
 
 def run_audit(args: argparse.Namespace) -> None:
+    """Take every test patient out of the pretraining manifest, and report what overlaps and what nobody could tell."""
     from neurorad.cohorts.crosswalks import read_crosswalk
     from neurorad.cohorts.groups import group_of, merge_tiny
     from neurorad.cohorts.identity import audit
@@ -259,6 +264,7 @@ def _thumbnail(volume: str) -> np.ndarray:
 
 
 def run_excluded(args: argparse.Namespace) -> None:
+    """Every scan and patient of a cohort that left, with the stage and the reason."""
     from neurorad.cohorts.exclusions import excluded
 
     scans, volumes = read_table(args.scans).fillna(""), read_table(args.volumes).fillna("")

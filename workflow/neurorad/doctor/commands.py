@@ -6,6 +6,7 @@ from pathlib import Path
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     verb = verbs.add_parser(
         "doctor",
         help="check the installation and a config before anything runs",
@@ -36,6 +37,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_doctor(args: argparse.Namespace) -> None:
+    """Look at installation, config and data; exit status 1 if a run would fail."""
     from neurorad.configuration import read_config
     from neurorad.doctor.checks import PROBLEM, check_cohorts, check_installation, check_leakage, check_weights
     from neurorad.doctor.size import check_size
@@ -66,6 +68,7 @@ def _say(title: str, findings: list[tuple[str, str]]) -> None:
 
 
 def run_init(args: argparse.Namespace) -> None:
+    """Write a commented config.yaml for the folders that are given."""
     from neurorad.doctor.start import brain_mask, config_text, crosswalks_in, named, recognise, suggested_role
     from neurorad.files import write_text
     from neurorad.problems import InputError

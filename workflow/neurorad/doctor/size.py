@@ -57,6 +57,7 @@ def measured_speed(preset: Preset, size: int) -> tuple[str, float]:
 
 
 def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
+    """Scans, disk and hours of a study; `scans`: complete ones by cohort."""
     imaging, pretraining = config["imaging"], config["pretraining"]
     total = sum(scans.values())
     by_role = {

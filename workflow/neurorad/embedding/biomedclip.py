@@ -37,6 +37,7 @@ class SliceEncoder(nn.Module):
         self.slices = slices
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """`[B, 4, D, H, W] -> [B, d]`, one volume after the other."""
         return torch.stack([self.one(volume) for volume in volumes])
 
     def one(self, volume: Tensor) -> Tensor:

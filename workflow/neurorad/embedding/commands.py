@@ -14,6 +14,7 @@ ENCODERS = Path("results/encoders")
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     _add_embed(verbs)
     _add_embed_shifted(verbs)
     joined = verbs.add_parser(
@@ -145,6 +146,7 @@ TOGETHER = "--random and --like belong together: a seed, and the encoder whose a
 
 
 def run_embed(args: argparse.Namespace) -> None:
+    """One row of numbers a scan, of a cohort's volumes or of folders of scans."""
     if (args.random is None) != (args.like is None):
         raise InputError(TOGETHER)
     if (args.rival is None) != (args.settings is None):
@@ -228,6 +230,7 @@ def _embed_volumes(args: argparse.Namespace) -> None:
 
 
 def run_embed_shifted(args: argparse.Namespace) -> None:
+    """Embeddings of volumes that were made noisier, blurred, or lost a sequence: a row a scan, shift and severity."""
     from neurorad.embedding.scans import read_usable
     from neurorad.embedding.stress import embed_shifted, shifts
     from neurorad.files import write_table
@@ -275,6 +278,7 @@ def _embed_clinical(args: argparse.Namespace) -> None:
 
 
 def run_ensemble(args: argparse.Namespace) -> None:
+    """Join the embeddings of several encoders of the same scans, each at length 1."""
     from neurorad.embedding.scans import IDENTITY, ensemble
     from neurorad.files import read_table, write_table
 
@@ -291,6 +295,7 @@ def run_ensemble(args: argparse.Namespace) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
+    """An encoder as a folder for model hubs and as ONNX, both compared with what it computes here."""
     from neurorad.embedding.export import ONNX, export_folder, export_onnx
     from neurorad.encoder import load_encoder
 
@@ -302,6 +307,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_finetune(args: argparse.Namespace) -> None:
+    """Out-of-fold logits of networks trained end to end on one endpoint."""
     import pandas as pd
     import torch
 
@@ -331,6 +337,7 @@ def run_finetune(args: argparse.Namespace) -> None:
 
 
 def run_rivals(args: argparse.Namespace) -> None:
+    """Which rivals the study has, which it lacks, and why."""
     import pandas as pd
 
     from neurorad.files import write_table

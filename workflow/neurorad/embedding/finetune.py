@@ -57,6 +57,7 @@ class Tuned(nn.Module):
         self.head = nn.Linear(encoder.dimension, 1)
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """`[B, 4, D, H, W] -> [B]`: one logit a volume."""
         return self.head(self.encoder(volumes))[:, 0]
 
 

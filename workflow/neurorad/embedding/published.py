@@ -33,6 +33,7 @@ class EachSequence(nn.Module):
         self.edge = edge
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """`[B, S, D, H, W] -> [B, d]`: each sequence alone through the network, then joined."""
         found = torch.stack(
             [self.network(self.prepared(volumes[:, i : i + 1])) for i in range(volumes.shape[1])], dim=1
         )

@@ -34,6 +34,7 @@ class Classifier:
     prior: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """`[n, d] -> [n]`: log-odds."""
         return self.projection(x) @ self.coefficients + self.intercept
 
 

@@ -37,6 +37,7 @@ RANDOM = {
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     _add(
         verbs,
         "folds",
@@ -209,6 +210,7 @@ def _check_replicates(number: int) -> None:
 
 
 def run_folds(args: argparse.Namespace) -> None:
+    """Draw the folds of every endpoint and protocol, once for all encoders."""
     import pandas as pd
 
     from neurorad.endpoints import endpoints
@@ -250,6 +252,7 @@ def _write(
 
 
 def run_probe(args: argparse.Namespace) -> None:
+    """Probe one encoder: rows of metrics, out-of-fold predictions, and each model as a linear layer."""
     import pandas as pd
 
     from neurorad.evaluation.probe import probe
@@ -274,6 +277,7 @@ def run_probe(args: argparse.Namespace) -> None:
 
 
 def run_survival(args: argparse.Namespace) -> None:
+    """Survival and progression from one encoder: rows, predictions, layers and Kaplan-Meier curves."""
     from neurorad.evaluation.survival import survival
     from neurorad.files import write_table
 
@@ -289,6 +293,7 @@ def run_survival(args: argparse.Namespace) -> None:
 
 
 def run_invariance(args: argparse.Namespace) -> None:
+    """How well one encoder tells sites apart, and its embeddings in two dimensions."""
     from neurorad.evaluation.invariance import invariance
     from neurorad.files import write_table
 
@@ -299,6 +304,7 @@ def run_invariance(args: argparse.Namespace) -> None:
 
 
 def run_stress(args: argparse.Namespace) -> None:
+    """How the probes of one encoder do on shifted volumes."""
     from neurorad.evaluation.stress import EXTRA, by_shift, stress_rows
 
     stamp, folds, embeddings = _judged(args)
@@ -310,6 +316,7 @@ def run_stress(args: argparse.Namespace) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> None:
+    """Paired differences between objectives, and their tests."""
     from neurorad.evaluation.comparison import compare
 
     _check_replicates(args.bootstrap)
@@ -320,6 +327,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def run_clean(args: argparse.Namespace) -> None:
+    """The metrics again, on the patients who are proven not to have been pretrained on."""
     from neurorad.evaluation.clean import clean_rows
 
     _check_replicates(args.bootstrap)
@@ -331,6 +339,7 @@ def run_clean(args: argparse.Namespace) -> None:
 
 
 def run_reliability(args: argparse.Namespace) -> None:
+    """Calibration, decision curves, conformal sets and subgroups of every encoder."""
     from neurorad.evaluation.reliability import EXTRA, reliability
 
     _check_replicates(args.bootstrap)

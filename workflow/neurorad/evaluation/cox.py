@@ -54,6 +54,7 @@ class RiskSets:
 
 
 def risk_sets(days: np.ndarray, event: np.ndarray, strata: np.ndarray) -> RiskSets:
+    """Patients in the order that the partial likelihood needs. `days`, `event`, `strata`: `[n]`; a risk set lies in one stratum."""
     code = np.unique(strata, return_inverse=True)[1]
     order = np.lexsort((-days, code))
     block, time = code[order], days[order]

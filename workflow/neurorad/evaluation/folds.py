@@ -39,6 +39,7 @@ class Cell:
 
     @property
     def tested(self) -> pd.DataFrame:
+        """The patients who are tested in some fold, not those who are only trained on."""
         patients = self.patients
         return patients[patients["fold"] != TRAINED_ONLY].reset_index(drop=True)
 

@@ -17,6 +17,7 @@ class Projection:
     matrix: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """`[n, d] -> [n, k]`."""
         return (x - self.mean) @ self.matrix
 
     def fold(self, coefficients: np.ndarray, intercept: float) -> tuple[np.ndarray, float]:

@@ -17,10 +17,12 @@ Z = float(norm.ppf(0.5 + LEVEL / 2))
 
 
 def weights_or_ones(n: int, weights: np.ndarray | None) -> np.ndarray:
+    """`weights` as floats, or `[n]` ones."""
     return np.ones(n) if weights is None else np.asarray(weights, dtype=float)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`above / below`, NaN where `below` is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
 
@@ -55,6 +57,8 @@ def auc_same_stratum(
 
 @dataclass(frozen=True)
 class Estimate:
+    """A number with its 95 % confidence interval; NaN is what cannot be estimated."""
+
     value: float
     ci_low: float
     ci_high: float
@@ -115,10 +119,12 @@ def sensitivity(truth: np.ndarray, called: np.ndarray, weights: np.ndarray | Non
 
 
 def specificity(truth: np.ndarray, called: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of the negatives that are called negative, 0 to 1."""
     return sensitivity(1 - truth, ~called, weights)
 
 
 def balanced_accuracy(truth: np.ndarray, called: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of sensitivity and specificity, 0 to 1."""
     return (sensitivity(truth, called, weights) + specificity(truth, called, weights)) / 2
 
 
@@ -141,6 +147,7 @@ def check_threshold(truth: np.ndarray, score: np.ndarray, called: np.ndarray) ->
 
 
 def mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted mean of `values` `[n]`, by weights `[..., n]`."""
     w = weights_or_ones(len(values), weights)
     return ratio(w @ values, w.sum(-1))
 
@@ -172,6 +179,7 @@ def spearman(truth: np.ndarray, score: np.ndarray, weights: np.ndarray | None = 
 
 
 def mean_absolute_error(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of |truth - predicted|, in the unit of both."""
     return mean(np.abs(truth - predicted), weights)
 
 

@@ -171,6 +171,7 @@ def score_rows(
 
 
 def row(metric: str, e: metrics.Estimate, note: str = "", **more: object) -> dict[str, object]:
+    """A metric's row with its interval; `more`: further columns."""
     return {"metric": metric, "value": e.value, "ci_low": e.ci_low, "ci_high": e.ci_high, "note": note, **more}
 
 
@@ -274,6 +275,7 @@ def same_site_row(truth: np.ndarray, score: np.ndarray, sites: np.ndarray, count
 def permutation_row(
     cell: Cell, x: np.ndarray, endpoint: Endpoint, count: int, random: np.random.Generator
 ) -> dict[str, object]:
+    """AUC against that of labels permuted within sites: the p-value of knowing nothing beyond the site."""
     patients = cell.patients
     y, sites = binary(patients["label"], endpoint).to_numpy(), patients["cohort"].to_numpy(str)
     found, p, (low, high) = permutation_test(x, y, cell.assignments()[0], sites, count, random)
@@ -363,6 +365,7 @@ PREDICTION_COLUMNS = [
 
 
 def stack(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Tables under each other; with none, an empty one with `columns`."""
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
@@ -374,6 +377,7 @@ def predictions_of(
     mean: dict[str, np.ndarray],
     repeated: np.ndarray,
 ) -> pd.DataFrame:
+    """Rows of the predictions' table of one cell: identity, truth, the mean over repeats, and each repeat's score."""
     missing = {name: np.full(len(tested), np.nan) for name in NUMBERS if name not in mean}
     each = {f"score_r{repeat}": score for repeat, score in enumerate(repeated)}
     who = tested[["cohort", "patient", "scan"]]

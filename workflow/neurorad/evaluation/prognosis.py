@@ -48,6 +48,7 @@ def time_grid(tau: float) -> np.ndarray:
 
 
 def row(metric: str, value: float = np.nan, low: float = np.nan, high: float = np.nan, note: str = "") -> dict:
+    """A metric's row with its interval; by default one that is not estimable."""
     return {"metric": metric, "value": float(value), "ci_low": float(low), "ci_high": float(high), "note": note}
 
 
@@ -255,6 +256,7 @@ def group_rows(
 
 
 def hazard_ratio(name: str, x: np.ndarray, days: np.ndarray, event: np.ndarray, strata: np.ndarray) -> dict[str, Any]:
+    """Of one unit of `x` `[n]`, in a Cox model stratified by site; not estimable where it is not finite."""
     fit = fit_cox(risk_sets(days, event, strata), x[:, None])
     if not fit.converged or fit.covariance[0, 0] <= 0:
         return row(name, note="not estimable: the hazard ratio is not finite")

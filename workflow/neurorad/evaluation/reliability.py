@@ -83,6 +83,7 @@ def _share(metric: str, hits: np.ndarray, **more: Any) -> dict[str, Any]:
 
 
 def decision_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Net benefit of the model and of calling everybody positive, at each of `THRESHOLDS`."""
     truth, probability = cell["label"].to_numpy(), cell["probability"].to_numpy()
     for at in THRESHOLDS:
         for name, p in (("net_benefit", probability), ("net_benefit_all", np.ones(len(truth)))):
@@ -90,6 +91,7 @@ def decision_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, 
 
 
 def curve_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Share of positives, with Wilson's interval, in 2 to 10 bins of rising probability."""
     bins = int(np.clip(len(cell) // 15, 2, 10))
     for mean, share, n, positives in calibration_curve(cell["label"].to_numpy(), cell["probability"].to_numpy(), bins):
         e = metrics.Estimate(share, *metrics.wilson(positives, n))
@@ -118,6 +120,7 @@ def conformal_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str,
 
 
 def retained_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Balanced accuracy of the patients that the model is surest of, at each share retained."""
     truth, margin = cell["label"].to_numpy(), cell["margin"].to_numpy()
     order = np.argsort(-np.abs(margin), kind="stable")
     for share in RETAINED:
@@ -138,6 +141,7 @@ def _suppressed(metric: str, stratum: dict[str, Any]) -> dict[str, Any]:
 
 
 def subgroup_rows(cell: pd.DataFrame, counts: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Metrics by sex, age, grade, scanner and site, and the largest gap between strata; small strata are suppressed."""
     variables = {"sex": "sex", "age band": "age band", "WHO grade": "WHO grade", "vendor": "vendor"}
     variables |= {"field strength": "field strength", "protocol": "acquisition", "site": "cohort"}
     for variable, column in variables.items():

@@ -46,6 +46,7 @@ class RiskModel:
     size: int
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """`[n, d] -> [n]`: log risk."""
         return x @ self.weights + self.intercept
 
 

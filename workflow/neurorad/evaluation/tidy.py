@@ -71,4 +71,5 @@ def warning(positives: int, n: int) -> str:
 
 
 def join_notes(*notes: str) -> str:
+    """The notes that say something, in one."""
     return "; ".join(note for note in notes if note)

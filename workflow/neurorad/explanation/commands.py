@@ -8,6 +8,7 @@ from neurorad.problems import InputError
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     verb = verbs.add_parser(
         "explain",
         help="Grad-CAM maps of an encoder's probes, and what they are worth",
@@ -78,6 +79,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_explain(args: argparse.Namespace) -> None:
+    """Maps of an encoder's probes and risk, their agreement with the tumour, their checks and a page to look at them."""
     import numpy as np
     import torch
 
@@ -188,6 +190,7 @@ def _twins(given: list[list[Path]]) -> dict[str, Any]:
 
 
 def run_native(args: argparse.Namespace) -> None:
+    """Maps on the grids of the scanner, as NIfTI files."""
     import numpy as np
 
     from neurorad.explanation.native import nifti_bytes, on_scanner_grid

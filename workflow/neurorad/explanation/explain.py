@@ -46,6 +46,7 @@ class Seen:
 
     @property
     def key(self) -> tuple[str, str]:
+        """Cohort and scan."""
         return self.row.cohort, self.row.scan
 
 

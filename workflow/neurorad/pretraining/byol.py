@@ -35,6 +35,7 @@ class Byol(Siamese):
         self.predictor = head([settings.output, settings.hidden, settings.output], batch_size)
 
     def step(self, batch: Batch) -> StepResult:
+        """Both directions: the loss of a sample is in [0, 8]."""
         with batch.precision():
             features = [self.encoder(view) for view in batch.views]
             predictions = [self.predictor(self.projector(feature)) for feature in features]

@@ -73,9 +73,11 @@ class Choice:
         return {"rule": self.rule, "step": self.best, "last": self.steps, "looks": self.looks}
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"looks": self.looks, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
         self.looks, self.weights = state["looks"], state["weights"]
 
 

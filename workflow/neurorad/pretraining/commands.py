@@ -10,6 +10,7 @@ from neurorad.problems import InputError
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     verb = verbs.add_parser(
         "pretrain",
         help="train one encoder by self-supervision, with or without Group-DRO",
@@ -74,6 +75,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
+    """Train one encoder, from its checkpoint where there is one."""
     import torch
 
     from neurorad.encoder import choose_device
@@ -106,6 +108,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def cost(args: argparse.Namespace) -> None:
+    """Print what a run of a preset and method costs: estimated, and measured for a while where `--seconds` is given."""
     import torch
 
     from neurorad.encoder import choose_device

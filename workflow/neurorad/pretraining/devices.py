@@ -55,11 +55,12 @@ class OneStep(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch) -> dict[str, Any]:
+        """The fields of the step's `StepResult`."""
         return dict(vars(self.method.step(batch)))
 
 
 def share(chosen: Sequence[Any], fabric: Fabric, parts: int) -> list[list[Any]]:
-    """This process's samples of a batch, in `parts` micro-batches: process r of n has `chosen[r::n]`.
+    """Own samples of a batch, in `parts` micro-batches: process r of n has `chosen[r::n]`.
 
     Raises:
         InputError: the batch cannot be divided evenly.
@@ -81,7 +82,7 @@ def gathered(fabric: Fabric, parts: Sequence[Tensor]) -> Tensor:
 
 
 def _processes() -> tuple[int, int]:
-    """This process's number and how many there are."""
+    """Number of this process, and how many there are."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()

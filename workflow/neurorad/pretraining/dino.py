@@ -84,9 +84,11 @@ class Dino(Method):
 
     @property
     def exported(self) -> Encoder:
+        """The teacher."""
         return self.teacher_encoder
 
     def momentum(self, step: int) -> float:
+        """Of the teacher's weights, along half a cosine."""
         return cosine(step, self.steps, *self.settings.momentum)
 
     def teacher_temperature(self, step: int) -> float:
@@ -96,6 +98,7 @@ class Dino(Method):
         return start + (end - start) * progress
 
     def step(self, batch: Batch) -> StepResult:
+        """Loss: cross-entropy of crops with the teacher's; signal: its part that the student can reduce."""
         frozen = batch.step < self.settings.frozen_prototypes * self.steps
         with batch.precision():
             scores = [self.head(self.encoder(view), frozen) for view in batch.views]
@@ -118,6 +121,7 @@ class Dino(Method):
 
     @torch.no_grad()
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        """Centre and teacher follow."""
         # The plain mean of the first steps, then the paper's moving average. From zero it would take about 20 steps to reach
         # the scores that all scans share; until then the teacher is one prototype for all, which the student learns by heart.
         share = max(1 - self.settings.centre_momentum, 1 / (step + 1))

@@ -134,6 +134,7 @@ class GroupDRO:
         return torch.nan_to_num(values if self.reference is None else (values - self.reference).clamp_min(0))
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {
             "log_weights": self.log_weights,
             "average": self.average,
@@ -142,5 +143,6 @@ class GroupDRO:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
         self.log_weights, self.average, self.last = state["log_weights"], state["average"], state["last"]
         self.updates = state["updates"]

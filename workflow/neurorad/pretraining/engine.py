@@ -251,6 +251,7 @@ class Told:
 
     @property
     def mean_loss(self) -> float:
+        """Over the batch."""
         return float(self.read()[:-1].mean())
 
     def check(self) -> None:

@@ -25,6 +25,7 @@ class Keeper:
         self.path, self.saved = out / CHECKPOINT, time.monotonic()
 
     def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
         return time.monotonic() - self.saved >= self.seconds
 
     def look(self, progress: Progress, healthy: bool, now: bool) -> None:

@@ -120,6 +120,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv3d(inputs, channels, 3, padding=1))
 
     def forward(self, feature_map: Tensor) -> Tensor:
+        """`[B, d, s', s', s'] -> [B, channels, s, s, s]`."""
         return self.layers(feature_map)
 
 
@@ -153,9 +154,11 @@ class Mae(Method):
 
     @property
     def exported(self) -> Encoder:
+        """The encoder, without the decoder."""
         return self.encoder
 
     def step(self, batch: Batch) -> StepResult:
+        """Loss: squared error of hidden voxels, each block normalised."""
         settings, (volumes,) = self.settings, batch.views
         blocks = settings.crop.size // settings.block
         masks = block_masks(batch.seeds, volumes.shape[1], blocks, settings.masked, settings.tube)

@@ -36,9 +36,11 @@ class FeatureMae(Method):
 
     @property
     def exported(self) -> Encoder:
+        """The encoder."""
         return self.encoder
 
     def step(self, batch: Batch) -> StepResult:
+        """Loss: distance of the masked volume's features from the whole one's."""
         settings, (volumes,) = self.settings, batch.views
         # One mask for all sequences.
         masks = block_masks(batch.seeds, 1, settings.crop.size // settings.block, settings.masked, tube=1.0)

@@ -85,6 +85,7 @@ class Moco(Siamese):
         self.register_buffer("oldest", torch.tensor(0))
 
     def step(self, batch: Batch) -> StepResult:
+        """Loss: the own key against the queue's."""
         query_view, key_view = batch.views
         with batch.precision():
             features = self.encoder(query_view)
@@ -116,5 +117,6 @@ class Moco(Siamese):
         self.oldest.copy_((self.oldest + len(keys)) % size)
 
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        """The keys enter the queue; the momentum network follows."""
         self._enqueue(carried["keys"], carried["patients"], carried["groups"])
         super().after_step(step, carried)

@@ -35,6 +35,7 @@ class MocoV3(Siamese):
         self.predictor = head([settings.output, settings.hidden, settings.output], batch_size)
 
     def step(self, batch: Batch) -> StepResult:
+        """Both directions, each against the keys of the batch on all devices."""
         with batch.precision():
             features = [self.encoder(view) for view in batch.views]
             queries = [self.predictor(self.projector(feature)) for feature in features]

@@ -42,9 +42,11 @@ class WorstGroup:
         return self.weights
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
         self.weights = state["weights"]
 
 

@@ -77,6 +77,7 @@ def write_outputs(run: Run, scans: Scans, progress: Progress, out: Path) -> None
 
 @torch.no_grad()
 def check_stored(encoder: Encoder, out: Path) -> None:
+    """Compare features of the stored encoder with those of the trained one. Raises `InputError` where they differ."""
     stored, _ = load_encoder(out)
     shape = (1, len(SEQUENCES), *[2 * encoder.architecture.stride] * 3)
     volume = torch.randn(shape, generator=torch.Generator().manual_seed(seed_of("load back")))

@@ -116,6 +116,7 @@ def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch
 
 
 def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
+    """A run at step 0. Raises `InputError` for an accumulation that would change what the method sees."""
     training = run.preset.training
     if parts > 1 and run.method == "moco" and run.preset.method.version == 3:
         raise InputError(

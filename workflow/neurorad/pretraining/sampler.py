@@ -66,6 +66,7 @@ class NaturalSampler:
         self.scans, self.batch_size, self.seed = scans, batch_size, seed
 
     def batch(self, step: int) -> list[int]:
+        """Indices of the `batch_size` scans of a step."""
         draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         orders = {
             turn: generator(self.seed, "natural", turn).permutation(self.scans) for turn in {*draws // self.scans}

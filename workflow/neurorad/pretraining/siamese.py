@@ -27,9 +27,11 @@ class Siamese(Method):
 
     @property
     def exported(self) -> Encoder:
+        """The encoder that learns, not its momentum copy."""
         return self.encoder
 
     def momentum(self, step: int) -> float:
+        """Of the copies' weights, along half a cosine."""
         return cosine(step, self.steps, *self.momenta)
 
     @torch.no_grad()
@@ -38,5 +40,6 @@ class Siamese(Method):
         return [self.target_projector(self.target_encoder(view)) for view in views]
 
     def after_step(self, step: int, carried: Mapping[str, Tensor]) -> None:
+        """The momentum copies follow."""
         follow(self.target_encoder, self.encoder, self.momentum(step))
         follow(self.target_projector, self.projector, self.momentum(step))

@@ -45,6 +45,7 @@ Row = dict[str, Any]
 
 
 def history_row(step: int, result: StepResult, objective: float, rate: float, norm: float) -> Row:
+    """What history.csv holds of one step."""
     return {
         "step": step,
         "loss": float(result.loss.mean()),
@@ -137,6 +138,7 @@ class Meter:
         self.began = self.told = time.monotonic()
 
     def tick(self, step: int, loss: float) -> None:
+        """Say speed, loss and time left, every `PROGRESS_SECONDS` and at the end."""
         now = time.monotonic()
         if now - self.told < PROGRESS_SECONDS and step < self.steps:
             return

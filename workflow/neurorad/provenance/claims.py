@@ -52,7 +52,7 @@ def ledger(tables: Mapping[str, pd.DataFrame], claims: list[dict[str, Any]]) -> 
 
 
 def found(claim: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> tuple[str, str]:
-    """This study's number for a claim as text, and what it is made of or why there is none."""
+    """A claim's number in this study as text, and what it is made of or why there is none."""
     name = claim.get("file")
     if name is None:
         return "", "no number of a table"

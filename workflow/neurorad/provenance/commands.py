@@ -9,6 +9,7 @@ from neurorad.analysis_plan import LOCK, NOT_LOCKED
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     crate = verbs.add_parser(
         "crate",
         help="list every file of the study with its checksum, as an RO-Crate",
@@ -143,6 +144,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_crate(args: argparse.Namespace) -> None:
+    """List every file of the study with its checksum and what made it."""
     import yaml
 
     from neurorad import RESOURCES
@@ -160,6 +162,7 @@ def run_crate(args: argparse.Namespace) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> None:
+    """Compare the files with the crate; exit status 1 if one is missing, changed or foreign."""
     from neurorad.files import read_json
     from neurorad.problems import InputError
     from neurorad.provenance.verify import foreign, verify
@@ -178,6 +181,7 @@ def run_verify(args: argparse.Namespace) -> None:
 
 
 def run_phi_audit(args: argparse.Namespace) -> None:
+    """Search results for what identifies a patient; exit status 1 if something is found."""
     from neurorad.provenance.phi import audit, read_sources
 
     results = args.results.absolute()
@@ -196,6 +200,7 @@ def run_phi_audit(args: argparse.Namespace) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> None:
+    """Jobs, hours and disk of a study before it runs."""
     import subprocess
 
     from neurorad import RESOURCES
@@ -219,6 +224,7 @@ def run_plan(args: argparse.Namespace) -> None:
 
 
 def run_trace(args: argparse.Namespace) -> None:
+    """What a number or file was made from, step by step, down to the scans."""
     from neurorad.files import read_table
     from neurorad.problems import InputError
     from neurorad.provenance.trace import in_words, trace
@@ -235,6 +241,7 @@ def run_trace(args: argparse.Namespace) -> None:
 
 
 def run_lock_plan(args: argparse.Namespace) -> None:
+    """Freeze the analysis plan; once there are results, a locked plan stays as it was."""
     from datetime import UTC, datetime
 
     from neurorad.analysis_plan import deviations, lock, read_lock, results_exist
@@ -262,6 +269,7 @@ def run_lock_plan(args: argparse.Namespace) -> None:
 
 
 def run_deviations(args: argparse.Namespace) -> None:
+    """Where the study departs from its locked plan."""
     import pandas as pd
 
     from neurorad.analysis_plan import Deviation, absent, with_plan
@@ -274,6 +282,7 @@ def run_deviations(args: argparse.Namespace) -> None:
 
 
 def run_claims(args: argparse.Namespace) -> None:
+    """The paper's claims beside this study's numbers."""
     from neurorad.analysis_plan import with_plan
     from neurorad.files import read_table, write_table
     from neurorad.provenance.claims import ledger, read_claims
@@ -283,6 +292,7 @@ def run_claims(args: argparse.Namespace) -> None:
 
 
 def run_documents(args: argparse.Namespace) -> None:
+    """Checklists, model cards and data sheets."""
     import pandas as pd
     import yaml
 
@@ -314,6 +324,7 @@ def run_documents(args: argparse.Namespace) -> None:
 
 
 def run_manifest(args: argparse.Namespace) -> None:
+    """Every published file with its size and sha256."""
     from neurorad.files import write_json
     from neurorad.provenance.manifest import manifest
 

@@ -27,6 +27,7 @@ def documents(study: Study) -> dict[str, str]:
 
 
 def items_of(name: str) -> dict[str, Any]:
+    """A checklist, as its file in `resources/checklists` holds it."""
     return yaml.safe_load((RESOURCES / "checklists" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 

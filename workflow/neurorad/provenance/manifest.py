@@ -90,6 +90,7 @@ def _entry(study: Path, path: str, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
 
 

@@ -62,6 +62,7 @@ class Sources:
 
 
 def runs(text: str) -> tuple[str, ...]:
+    """The runs of letters and digits of a text, without regard to case: what names are compared by."""
     return tuple(RUNS.findall(text.casefold()))
 
 

@@ -45,6 +45,7 @@ class Content:
     faults: list[str] = field(default_factory=list)
 
     def add(self, where: str, inner: "Content") -> None:
+        """Take in what a file inside of this one holds."""
         self.texts += [(f"{where} {place}".strip(), text) for place, text in inner.texts]
         self.faults += [f"{where} {fault}".strip() for fault in inner.faults]
 

@@ -108,6 +108,7 @@ def facts(study: Study) -> dict[str, str]:
 
 
 def primary(config: Mapping[str, Any]) -> str:
+    """The declared primary analyses in words."""
     declared = config.get("analysis_plan", {}).get("primary", [])
     return "; ".join(", ".join("/".join(map(str, values)) for values in entry.values()) for entry in declared) or (
         "none declared, all is exploratory"

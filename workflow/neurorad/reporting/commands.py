@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs of this stage."""
     from neurorad.analysis_plan import NOT_LOCKED
     from neurorad.reporting.inputs import add_flags
     from neurorad.reporting.registry import FIGURES
@@ -94,6 +95,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 
 def run_figure(args: argparse.Namespace) -> None:
+    """Draw a figure as SVG, PNG and PDF, with the table behind it."""
     from neurorad.files import write_table
     from neurorad.reporting.inputs import read_tables
     from neurorad.reporting.made import how_made
@@ -112,6 +114,7 @@ def run_figure(args: argparse.Namespace) -> None:
 
 
 def run_training_pages(args: argparse.Namespace) -> None:
+    """A page of training curves an encoder."""
     from neurorad.reporting.inputs import read_tables, require
     from neurorad.reporting.registry import caption
     from neurorad.reporting.theme import encoder_label, theme, write_svg
@@ -126,6 +129,7 @@ def run_training_pages(args: argparse.Namespace) -> None:
 
 
 def run_table(args: argparse.Namespace) -> None:
+    """Write one table of the paper or its supplement as CSV, each row with its place in the plan."""
     from neurorad.analysis_plan import with_plan
     from neurorad.files import write_table
     from neurorad.reporting.inputs import read_tables
@@ -135,6 +139,7 @@ def run_table(args: argparse.Namespace) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
+    """Join figures, tables and provenance in one self-contained page."""
     from neurorad.files import read_table, write_text
     from neurorad.reporting.inputs import given, read_audit, read_source
     from neurorad.reporting.report import Parts, read_figure, report_html

@@ -137,6 +137,7 @@ def _heat(panel: Axes, plane: np.ndarray) -> AxesImage:
 
 
 def endpoint_label(name: str) -> str:
+    """How figures name an endpoint; `os` is the risk."""
     known = endpoints()
     return RISK if name == "os" else known[name].label if name in known else name
 

@@ -163,6 +163,7 @@ def _by_cohort(scans: set[Scan], cohorts: list[str]) -> pd.Series:
 
 
 def draw_flow(tables: Tables) -> Figure:
+    """Boxes of scans and patients from found to pretrained on or tested, and why the others left."""
     flow = scan_flow(tables.scans, tables.volumes, tables.excluded, tables.manifest)
     if not flow.found.sum():
         raise NothingToDrawError("no scan was found")

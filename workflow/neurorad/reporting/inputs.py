@@ -88,6 +88,7 @@ class Tables:
 
 
 def add_flags(parser: ArgumentParser) -> None:
+    """A flag for each table that may be drawn from."""
     for name, (what, _) in SOURCES.items():
         parser.add_argument(f"--{name}", nargs="+", type=Path, metavar="FILE", help=what)
     parser.add_argument("--maps", nargs="+", type=Path, metavar="FILE", help="maps.npz of explanations")
@@ -124,6 +125,7 @@ def given(path: Path) -> Path:
 
 
 def read_audit(path: Path) -> dict[str, Any]:
+    """leakage_audit.json. Raises `InputError` where it has no stamp."""
     audit = read_json(given(path))
     if "stamp" not in audit:
         raise InputError(f"{path}: has no `stamp`; give the leakage_audit.json of the audit")

@@ -137,10 +137,12 @@ def _rival_notes(rivals: pd.DataFrame | None) -> tuple[dict[str, str], set[str]]
 
 
 def draw_common_markers(tables: Tables) -> Figure:
+    """A panel a marker that many patients have: AUC by encoder and site."""
     return _marker_grid(tables, COMMON)
 
 
 def draw_uncommon_markers(tables: Tables) -> Figure:
+    """A panel a marker that few patients have: AUC by encoder and site."""
     return _marker_grid(tables, UNCOMMON)
 
 
@@ -211,10 +213,12 @@ def estimate(panel: Axes, y: float, row: pd.Series, encoder: str) -> None:
 
 
 def not_estimable(panel: Axes, y: float, x: float, text: str = "not estimable") -> None:
+    """Words in a number's place."""
     panel.text(x, y, text, color=GREY, style="italic", fontsize=6, ha="center", va="center")
 
 
 def chance(panel: Axes, value: float = 0.5) -> None:
+    """A dotted line where a guess would be."""
     panel.axvline(value, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
 
 
@@ -310,6 +314,7 @@ def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.Da
 
 
 def excludes_zero(row: pd.Series) -> bool:
+    """Whether the interval lies on one side of 0."""
     return bool(row["ci_low"] > 0 or row["ci_high"] < 0)
 
 
@@ -338,6 +343,7 @@ def verdict(rows: pd.DataFrame) -> str:
 
 
 def endpoint_label(name: str) -> str:
+    """How figures name an endpoint."""
     known = endpoints()
     return known[name].label if name in known else name
 

@@ -78,6 +78,7 @@ def selected(tables: Tables, table: str, **wanted: str | tuple[str, ...]) -> pd.
 
 
 def risk_group_rows(tables: Tables) -> pd.DataFrame:
+    """Survival curves of the risk groups."""
     return tables.table("curves")[tables.table("curves")["stratum"].str.startswith("risk ")]
 
 
@@ -88,6 +89,7 @@ def carrier_rows(tables: Tables) -> pd.DataFrame:
 
 
 def subgroup_rows(tables: Tables) -> pd.DataFrame:
+    """What is drawn of strata: AUC, and coverage of the conformal sets, of the common markers, all sites combined."""
     rows = tables.table("reliability")
     rows = rows[(rows["protocol"] == COMBINED) & rows["endpoint"].isin(COMMON)]
     auc = (rows["metric"] == "auc") & rows["variable"].isin(VARIABLES)

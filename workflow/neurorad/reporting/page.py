@@ -26,6 +26,7 @@ MOST_EMBEDDED = 4000
 
 
 def html_page(title: str, header: str, nav: str, main: str, footer: str) -> str:
+    """A whole page; all but `title` is HTML already."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -57,6 +58,7 @@ def _cell(value: object) -> str:
 
 
 def details(summary: str, inner: str) -> str:
+    """HTML that opens on its summary."""
     return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
 
 

@@ -105,6 +105,7 @@ def line_style(encoder: str) -> dict:
 
 
 def encoder_handles(encoders: list[str]) -> list:
+    """A line of the legend an encoder."""
     from matplotlib.lines import Line2D
 
     return [Line2D([], [], label=encoder_label(encoder), **line_style(encoder)) for encoder in encoders]
@@ -280,6 +281,7 @@ def _month_ticks(last: float) -> list[int]:
 
 
 def format_p(p: float) -> str:
+    """`p < 0.001`, three digits below 0.1, else two."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 

@@ -167,6 +167,7 @@ TABLES: dict[str, tuple[Callable[[Tables], pd.DataFrame], tuple[str, ...]]] = {
 
 
 def table(name: str, tables: Tables) -> pd.DataFrame:
+    """A table by name. Raises `InputError` for an unknown name or tables that were not given."""
     if name not in TABLES:
         raise InputError(f"no table is called {name}; tables: {', '.join(TABLES)}")
     make, needs = TABLES[name]

@@ -136,6 +136,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def encoder_label(name: str) -> str:
+    """How figures name an encoder: method, objective and, beyond the first, the seed."""
     method, objective, seed = encoder_parts(name)
     said = ", ".join(OBJECTIVE_LABELS.get(part, part) for part in objective.split("-"))
     label = f"{METHOD_LABELS.get(method, method)} {said}".strip()
@@ -143,6 +144,7 @@ def encoder_label(name: str) -> str:
 
 
 def site_label(site: str) -> str:
+    """How figures name a site or a transfer between sites."""
     return "all sites" if site == "all" else site.upper().replace("->", " → ")
 
 
