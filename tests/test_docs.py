@@ -47,6 +47,12 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_formula_needs_a_renderer(page):
+    prose = re.sub(r"`[^`\n]*`", "", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    assert not re.search(r"\$[^$\s][^$\n]*\$|\$\$|\\[a-zA-Z(\[]", prose)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_are_ones_that_the_program_takes(page, capsys):
     for command in commands(page):
         words = shlex.split(re.sub(r"\[[^\]]*\]", "", command))[1:]

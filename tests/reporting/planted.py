@@ -12,6 +12,8 @@ from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
 
 PRETRAINING = ("brats-gli-post", "brats-gli-pre", "brats-men", "brats-met", "brats-ped", "lumiere", "mu-glioma-post")
+SCANS = 9
+"""Of each pretraining cohort."""
 SITES = {"ucsf-pdgm": 36, "upenn-gbm": 30, "cuimc": 24}
 METHODS = ("byol", "dino", "mae", "moco")
 ENCODERS = tuple(f"{method}-{objective}-s0" for method in METHODS for objective in ("base", "dro"))
@@ -51,7 +53,7 @@ def row(encoder: str, site: str, endpoint: str, metric: str, value: float, half:
 
 def cohort_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     scans, patients, volumes, excluded, manifest = [], [], [], [], []
-    for cohort, n in [*((c, 9) for c in PRETRAINING), *SITES.items()]:
+    for cohort, n in [*((c, SCANS) for c in PRETRAINING), *SITES.items()]:
         for i in range(n):
             scan = f"{cohort}-{i:03d}"
             person = {"cohort": cohort, "patient": f"p{i // 2 if cohort == 'lumiere' else i:03d}"}
@@ -350,8 +352,7 @@ def stress_rows(rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@cache
-def planted_once() -> Tables:
+def planted_tables() -> Tables:
     rng = np.random.default_rng(0)
     maps, agreement = explanation()
     return Tables(
@@ -367,6 +368,9 @@ def planted_once() -> Tables:
         checks=map_checks(rng),
         audit={"stamp": STAMP, "overlaps": []},
     )
+
+
+planted_once = cache(planted_tables)
 
 
 def planted_study() -> Tables:

@@ -1,15 +1,20 @@
 """Names, order and colours that hold in every figure, the foot of a figure, and files that do not depend on the clock."""
 
+import base64
+import io
 import re
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from neurorad.encoder_names import OBJECTIVES
 from neurorad.reporting.theme import (
     ALARM,
     COHORTS,
+    DENSE,
     METHOD_COLOURS,
     OBJECTIVE_LABELS,
     OBJECTIVE_LINES,
@@ -176,3 +181,39 @@ def test_the_last_digits_of_the_layout_do_not_reach_the_files(tmp_path):
 
     assert drawn("one", 0.0) == drawn("two", 1e-9)
     assert drawn("one", 0.0) != drawn("three", 1e-2)
+
+
+def pictures_in(svg: str) -> list[np.ndarray]:
+    stored = re.findall(r'data:image/png;base64,([^"]+)"', svg)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGBA")) for one in stored]
+
+
+@pytest.mark.parametrize("points", [DENSE, DENSE + 1])
+def test_only_a_cloud_of_too_many_points_is_stored_as_a_picture(points, tmp_path):
+    with theme():
+        drawn = new_figure(2.0)
+        drawn.subplots().plot(np.arange(points), np.arange(points) % 7, ".")
+    write_figure(drawn, tmp_path / "cloud", "Title", "Text")
+    assert len(pictures_in((tmp_path / "cloud.svg").read_text())) == (points > DENSE)
+
+
+def test_a_grey_picture_is_stored_with_one_channel_and_the_same_pixels(tmp_path):
+    with theme():
+        drawn = new_figure(2.0)
+        drawn.subplots().imshow(np.random.default_rng(0).random((20, 30)), cmap="gray", interpolation="none")
+        drawn.savefig(tmp_path / "matplotlib.svg", format="svg")
+    write_figure(drawn, tmp_path / "grey", "Title", "Text")
+    (stored,) = re.findall(r'data:image/png;base64,([^"]+)"', (tmp_path / "grey.svg").read_text())
+    assert Image.open(io.BytesIO(base64.b64decode(stored))).mode == "L"
+    (shown,), (expected,) = (pictures_in((tmp_path / name).read_text()) for name in ("grey.svg", "matplotlib.svg"))
+    assert np.array_equal(shown, expected) and shown.std() > 50
+
+
+def test_places_have_two_digits_and_the_texts_keep_theirs(tmp_path):
+    with theme():
+        drawn = new_figure(2.0)
+        drawn.subplots().plot([0, 1, 3], [0, 1 / 3, 1])
+    write_figure(drawn, tmp_path / "line", "Title", 'AUC d="0.123456"')
+    head, _, body = (tmp_path / "line.svg").read_text().partition("</metadata>")
+    assert "0.123456" in head
+    assert not re.search(r'\sd="[^"]*\.\d{3}', body)

@@ -129,11 +129,14 @@ def _picture(panel: Axes, picture: np.ndarray) -> None:
     values = picture.astype(float)
     brain = values[values != 0]
     low, high = np.percentile(brain, [1, 99.5]) if brain.size else (0.0, 1.0)
-    panel.imshow(np.where(values == 0, low, values).T, cmap="gray", vmin=low, vmax=high, origin="lower")
+    shown = np.where(values == 0, low, values).T
+    # One pixel a voxel: the picture is as large as the plane, whatever the figure's size.
+    panel.imshow(shown, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="none")
 
 
 def _heat(panel: Axes, plane: np.ndarray) -> AxesImage:
-    return panel.imshow(plane.T, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(plane * 1.2, 0, 0.65).T, origin="lower")
+    alpha = np.clip(plane * 1.2, 0, 0.65).T
+    return panel.imshow(plane.T, cmap="inferno", vmin=0, vmax=1, alpha=alpha, origin="lower", interpolation="none")
 
 
 def endpoint_label(name: str) -> str:

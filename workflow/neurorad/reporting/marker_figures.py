@@ -96,7 +96,9 @@ def draw_rivals(tables: Tables) -> Figure:
     pairs = int(means["pairs"].max()) if len(means) else 0
     for y, encoder in enumerate(reversed(shown)):
         if encoder in absent:
-            text = axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", ha="center", va="center")
+            # In the middle of the panel, as a long reason about 0.5 would run over the names.
+            middle = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
+            text = axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", **middle)
             text.set(color=GREY, style="italic", fontsize=6.5)
             axes.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
             continue

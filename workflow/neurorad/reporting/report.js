@@ -21,8 +21,8 @@ function save(name, content) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 async function picture(image) {
-  const bytes = Uint8Array.from(atob(image.src.split(",")[1]), c => c.charCodeAt(0));
-  return new Blob([bytes], { type: "image/svg+xml" });
+  const text = decodeURIComponent(image.src.slice(image.src.indexOf(",") + 1));
+  return new Blob([text], { type: "image/svg+xml" });
 }
 function bitmap(image) {
   const canvas = document.createElement("canvas"), scale = 300 / 72 * 0.75;

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,6 +114,13 @@ RC: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "figure.dpi": 100,
 }
+
+
+DENSE = 500
+"""A line, band or cloud of more points than this is stored as a picture inside the vector figure: nobody can tell such points
+apart, and pages full of them do not open. Text, axes and everything else stay vectors."""
+DPI = 300
+"""Of the pictures inside vector figures."""
 
 
 class NothingToDrawError(Exception):
@@ -247,8 +257,44 @@ def write_svg(figure: Figure, path: str | Path, title: str, description: str, so
     metadata = {"Date": None, "Title": title, "Description": description, "Creator": "neurorad"}
     with theme():
         settle(figure)
+        _paint_dense(figure)
         with atomic(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata=metadata | ({"Source": source} if source else {}))
+            figure.savefig(temporary, format="svg", dpi=DPI, metadata=metadata | ({"Source": source} if source else {}))
+            svg = Path(temporary).read_text(encoding="utf-8")
+            Path(temporary).write_text(_packed(_rounded(svg)), encoding="utf-8")
+
+
+def _paint_dense(figure: Figure) -> None:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
+
+    for line in figure.findobj(Line2D):
+        line.set_rasterized(len(line.get_xdata()) > DENSE)
+    for bands in figure.findobj(PolyCollection):
+        bands.set_rasterized(sum(len(path.vertices) for path in bands.get_paths()) > DENSE)
+
+
+def _rounded(svg: str) -> str:
+    """Paths and places to 0.01 point, which no printer resolves; six digits are a third of a large figure's bytes."""
+    number = re.compile(r"(\d\.\d\d)\d+")
+    head, end, drawn = svg.partition("</metadata>")
+    return head + end + re.sub(r'(?<=\s)(?:d|x|y)="[^"]*"', lambda found: number.sub(r"\1", found[0]), drawn)
+
+
+def _packed(svg: str) -> str:
+    """Grey pictures, which matplotlib stores with four channels, with one; the pixels are the same."""
+    from PIL import Image
+
+    def smaller(found: re.Match[str]) -> str:
+        png = Image.open(io.BytesIO(base64.b64decode(found[1])))
+        red, green, blue, alpha = png.convert("RGBA").split()
+        if alpha.getextrema() != (255, 255) or not red.tobytes() == green.tobytes() == blue.tobytes():
+            return found[0]
+        stream = io.BytesIO()
+        red.save(stream, format="PNG", optimize=True)
+        return f'data:image/png;base64,{base64.b64encode(stream.getvalue()).decode("ascii")}"'
+
+    return re.sub(r'data:image/png;base64,([^"]+)"', smaller, svg)
 
 
 def write_figure(figure: Figure, stem: str | Path, title: str, description: str, source: str = "") -> None:
@@ -258,4 +304,6 @@ def write_figure(figure: Figure, stem: str | Path, title: str, description: str,
         with atomic(f"{stem}.png") as path:
             figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
         with atomic(f"{stem}.pdf") as path:
-            figure.savefig(path, format="pdf", metadata={"CreationDate": None, "Title": title, "Creator": "neurorad"})
+            figure.savefig(
+                path, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Title": title, "Creator": "neurorad"}
+            )
