@@ -97,9 +97,8 @@ def draw_rivals(tables: Tables) -> Figure:
     for y, encoder in enumerate(reversed(shown)):
         if encoder in absent:
             # In the middle of the panel, as a long reason about 0.5 would run over the names.
-            middle = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
-            text = axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", **middle)
-            text.set(color=GREY, style="italic", fontsize=6.5)
+            text = axes.text(0.5, y, absent[encoder], backgroundcolor="#F5F5F5", ha="center", va="center")
+            text.set(color=GREY, style="italic", fontsize=6.5, transform=axes.get_yaxis_transform())
             axes.axhspan(y - 0.5, y + 0.5, color="#F5F5F5", zorder=-2, lw=0)
             continue
         mine = np.sort(rows.loc[(rows["encoder"] == encoder), "value"].dropna().to_numpy())

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from neurorad.encoder_names import OBJECTIVES, encoder_parts
@@ -269,9 +270,9 @@ def _paint_dense(figure: Figure) -> None:
     from matplotlib.lines import Line2D
 
     for line in figure.findobj(Line2D):
-        line.set_rasterized(len(line.get_xdata()) > DENSE)
+        line.set_rasterized(np.size(line.get_xdata()) > DENSE)
     for bands in figure.findobj(PolyCollection):
-        bands.set_rasterized(sum(len(path.vertices) for path in bands.get_paths()) > DENSE)
+        bands.set_rasterized(sum(np.shape(path.vertices)[0] for path in bands.get_paths()) > DENSE)
 
 
 def _rounded(svg: str) -> str:
