@@ -163,3 +163,12 @@ def test_the_verb_writes_every_document(study, tmp_path, monkeypatch):
     rows = read_table(tmp_path / "out" / "TRIPOD-AI.csv")
     assert list(rows.columns) == ["item", "section", "asks_for", "this_study"]
     assert rows["this_study"].notna().all()
+
+
+def test_every_release_has_a_licence_with_its_source_or_says_that_none_was_verified():
+    sources = yaml.safe_load((RESOURCES / "data_sources.yaml").read_text(encoding="utf-8"))
+    for name, source in sources.items():
+        if "licence" in source:
+            assert "TCIA" in source["terms"] and any("10.7937" in cited for cited in source["cite"]), name
+        else:
+            assert re.search("not verified here|private: not distributed|author must write", source["terms"]), name

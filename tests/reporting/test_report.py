@@ -197,11 +197,12 @@ def test_how_a_figure_was_made_is_told_beside_it(parts):
 
 def test_other_pages_and_the_appendix_appear_when_they_are_given(parts):
     assert "Quality control and viewers" not in report_html(**parts)
-    parts["pages"] = {"volumes/cuimc/qc.html": "cuimc: every volume"}
+    parts["pages"] = {"volumes/cuimc/qc.html": "cuimc: every volume", "provenance/model_cards/a.md": "a: model card"}
     parts["appendix"] = {"Claim ledger": pd.DataFrame({"claim": [EVIL]}), "Notes": f"a text {EVIL}"}
     page = Page(report_html(**parts))
     assert "volumes/cuimc/qc.html" in [link["href"] for link in page.all("a")]
-    for title in ("Quality control and viewers", "Claim ledger", "Notes"):
+    assert "provenance/model_cards/a.md" in [link["href"] for link in page.all("a")]
+    for title in ("Quality control and viewers", "Model cards and data sheets", "Claim ledger", "Notes"):
         assert title in page.text
     assert page.text.count(EVIL) == 2
 

@@ -19,6 +19,8 @@ PAGES = [
     *expand(
         "results/explanation/{encoder}/{endpoint}/viewer.html", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
     ),
+    *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
+    *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
 ]
 """Pages that the report links to."""
 

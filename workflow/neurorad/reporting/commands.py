@@ -166,12 +166,14 @@ def _today() -> str:
 
 
 def _page_title(page: Path) -> str:
-    """`qc.html` is a cohort's, `viewer.html` an encoder's and an endpoint's; their folders are named after them."""
-    match page.name:
-        case "qc.html":
-            return f"{page.parent.name}: every volume, for quality control"
-        case "viewer.html":
-            return f"{page.parent.parent.name}, {page.parent.name}: maps on the scans"
+    """What a page is, by its name and that of its folder."""
+    match page.parent.name, page.name:
+        case cohort, "qc.html":
+            return f"{cohort}: every volume, for quality control"
+        case endpoint, "viewer.html":
+            return f"{page.parent.parent.name}, {endpoint}: maps on the scans"
+        case "model_cards" | "data_sheets" as kind, _:
+            return f"{page.stem}: {kind.removesuffix('s').replace('_', ' ')}"
         case _:
             return _title(page)
 

@@ -94,7 +94,18 @@ def report_html(parts: Parts) -> str:
         (
             "Quality and provenance",
             [
-                _quality(parts),
+                _beside(
+                    parts,
+                    ".html",
+                    "Quality control and viewers",
+                    "Every volume and map can be looked at on these pages",
+                ),
+                _beside(
+                    parts,
+                    ".md",
+                    "Model cards and data sheets",
+                    "Each encoder and each cohort has one, with terms of use",
+                ),
                 _excluded(parts.excluded),
                 _audit(parts.audit),
                 *(_chapter(chapter, parts) for chapter in ABOUT),
@@ -225,13 +236,13 @@ def _table(name: str, table: pd.DataFrame) -> str:
     return details(text, html_table(shown, text))
 
 
-def _quality(parts: Parts) -> _Section | None:
-    """Links to the pages where each cohort's volumes and each encoder's maps can be looked at."""
-    if not parts.pages:
+def _beside(parts: Parts, kind: str, title: str, sentence: str) -> _Section | None:
+    """Links to the pages that end in `kind`."""
+    shown = {link: what for link, what in parts.pages.items() if link.endswith(kind)}
+    if not shown:
         return None
-    links = "".join(f'<li><a href="{escape(link)}">{escape(what)}</a></li>' for link, what in parts.pages.items())
-    text = "<p>Every volume and map can be looked at on these pages, which lie beside this one:</p>"
-    return _section("Quality control and viewers", f"{text}<ul>{links}</ul>")
+    links = "".join(f'<li><a href="{escape(link)}">{escape(what)}</a></li>' for link, what in shown.items())
+    return _section(title, f"<p>{escape(sentence)}; they lie beside this page:</p><ul>{links}</ul>")
 
 
 def _excluded(excluded: pd.DataFrame) -> _Section:
