@@ -62,8 +62,8 @@ def nearby(parameters, centre):
 def test_a_raw_patient_agrees_with_what_others_published(shared, tmp_path):
     """Also how far it could: the upper bound is the best correlation that any rigid placement of our image reaches.
 
-    For t2w and t2f it is 0.950 and 0.921: the published volumes themselves are interpolated once more. Theirs lie 0.8 and
-    0.7 mm from ours, as they were registered to t1c by other software; t1c decides between the two, by mutual information.
+    For t2w and t2f it is 0.950 and 0.921: the published volumes themselves are interpolated once more. Theirs lie 0.7 and
+    0.6 mm from ours, as they were registered to t1c by other software; t1c decides between the two, by mutual information.
     """
     source = sri24(shared)
     atlas = Atlas.load(1, (240, 240, 155), source)
@@ -121,8 +121,8 @@ def test_a_raw_patient_agrees_with_what_others_published(shared, tmp_path):
     assert direct > 0.95
     assert dice(moved, other) > 0.96
     assert found["t1n"][0] > 0.95 and found["t1c"][0] > 0.98
-    # Measured 0.906 and 0.879, of 0.947 and 0.906 that any rigid placement of ours reaches.
-    assert found["t2w"][0] > 0.89 and found["t2f"][0] > 0.87
+    # Measured 0.914 and 0.889, of 0.947 and 0.906 that any rigid placement of ours reaches.
+    assert found["t2w"][0] > 0.90 and found["t2f"][0] > 0.88
     assert found["t2w"][1] < 0.96 and found["t2f"][1] < 0.93
 
 

@@ -167,14 +167,20 @@ def _write_transform(matrix: np.ndarray, path: Path) -> str:
     return str(path)
 
 
+CLOSE_MM = 6.0
+"""How far around the brain the last step looks: to the inside of the skull. At 4 mm, tissue alone, mutual information of T2
+with T1c has its optimum 0.6 to 1.2 mm beside the motion planted in phantoms with a head, at 6 mm 0.2 mm; on a raw patient T2
+and FLAIR then correlate better with their published versions (0.906 to 0.914 and 0.879 to 0.889)."""
+
+
 def align_within_session(fixed: Image, moving: Image, brain: np.ndarray, scratch: Path) -> np.ndarray:
     """[4, 4] from fixed to moving RAS mm of two sequences of one session, whose t1c brain is known on `fixed`'s grid.
 
-    First the brain with 2 cm around it: the skull holds even where tissues look alike. Then the brain alone, as the jaw
-    and the scalp do not move with it. Of both the one is kept that makes the brains more alike.
+    First the brain with 2 cm around it: the skull holds even where tissues look alike. Then the brain and what lies close
+    to it, as the jaw and the scalp do not move with it. Of both the one is kept that makes the brains more alike.
     """
     around = binary_dilation(brain, iterations=round(20 / WORKING_MM))
-    alone = binary_dilation(brain, iterations=round(4 / WORKING_MM))
+    alone = binary_dilation(brain, iterations=round(CLOSE_MM / WORKING_MM))
 
     def likeness(transform: np.ndarray) -> float:
         return similarity(fixed.voxels[alone], resample(moving, fixed, transform).voxels[alone])
