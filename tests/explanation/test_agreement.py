@@ -44,9 +44,20 @@ def test_centre_prior_knows_only_the_brain():
 def test_slice_is_that_of_most_tumour_else_of_most_mass():
     cam, tumour = np.zeros((4, 4, 6)), np.zeros((4, 4, 6), bool)
     cam[..., 1] = 1.0
-    assert telling_slice(cam, tumour) == 1
+    brain = np.ones_like(tumour)
+    assert telling_slice(cam, tumour, brain) == 1
     tumour[0, 0, 3], tumour[:2, 0, 4] = True, True
-    assert telling_slice(cam, tumour) == 4
+    assert telling_slice(cam, tumour, brain) == 4
+
+
+def test_a_slice_without_brain_is_never_shown():
+    brain = np.zeros((4, 4, 5), bool)
+    brain[1:3, 1:3, 1:4], brain[0, 0, 2] = True, True
+    cam, no_tumour = np.zeros(brain.shape), np.zeros_like(brain)
+    cam[..., 4] = 9.0
+    assert telling_slice(cam, no_tumour, brain) == 2, "the largest of the brain"
+    cam[1, 1, 3] = 0.1
+    assert telling_slice(cam, no_tumour, brain) == 3, "what lies in the brain"
 
 
 def test_dice_of_the_highest_voxels_by_hand():

@@ -62,7 +62,12 @@ def centre_prior(brain: np.ndarray) -> np.ndarray:
     return np.where(brain, np.exp(-0.5 * distance), 0.0)
 
 
-def telling_slice(cam: np.ndarray, tumour: np.ndarray) -> int:
-    """Index along the last axis (inferior to superior) of the most tumour, or, without tumour, of the most map mass."""
-    area = tumour.sum(axis=(0, 1)) if tumour.any() else cam.sum(axis=(0, 1), dtype=np.float64)
-    return int(np.argmax(area))
+def telling_slice(cam: np.ndarray, tumour: np.ndarray, brain: np.ndarray) -> int:
+    """Index along the last axis (inferior to superior) of the most tumour, or, without tumour, of the most map mass in the
+    brain. A map that lies outside the brain alone is shown where the brain is largest: a slice without brain shows nothing.
+    """
+    for shown in (tumour, cam * brain, brain):
+        area = shown.sum(axis=(0, 1), dtype=np.float64)
+        if area.any():
+            return int(np.argmax(area))
+    return 0

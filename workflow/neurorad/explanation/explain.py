@@ -126,7 +126,7 @@ def shown(seen: Seen, endpoint: int) -> tuple[dict[str, Any], dict[str, float | 
     """
     part = Layer(seen.layer.activation, seen.layer.gradient[endpoint : endpoint + 1], seen.layer.grid, seen.layer.score)
     cam, against = (gradcam(part, way)[0, 0].cpu().numpy() for way in (False, True))
-    level, tiny = telling_slice(cam, seen.tumour), np.finfo(np.float32).tiny
+    level, tiny = telling_slice(cam, seen.tumour, seen.brain), np.finfo(np.float32).tiny
     maps = (cam / max(cam.max(), tiny)).astype(np.float16)
     counter = (against / max(cam.max(), against.max(), tiny)).astype(np.float16)
     arrays = {"maps": maps, "against": counter, "slice": level}
