@@ -48,9 +48,9 @@ def test_the_shipped_study(tmp_path, shipped):
     counts = jobs(dry_run(tmp_path, shipped))
     assert counts["phantom"] == counts["inventory"] == 10
     assert counts["volumes"] == 13
-    assert counts["embed"] == 3 * (8 + 2 + 3)
+    assert counts["embed"] == 3 * (8 + 2 + 2)
     assert counts["pretrain"] == counts["explain"] == 8
-    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 3
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 2
     assert sum(count for name, count in counts.items() if name.startswith("figure_")) == len(FIGURES)
     once = ("audit", "folds", "compare", "clean", "reliability", "report", "crate")
     assert {counts[name] for name in once} == {1}
@@ -60,8 +60,8 @@ def test_an_ensemble_is_one_more_encoder_an_objective(tmp_path, shipped):
     shipped["evaluation"] |= {"ensemble": True, "probes": ["linear", "robust"]}
     counts = jobs(dry_run(tmp_path, shipped))
     assert counts["ensemble"] == 3 * 2
-    assert counts["embed"] == 3 * (8 + 2 + 3)
-    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 3 + 2
+    assert counts["embed"] == 3 * (8 + 2 + 2)
+    assert counts["probe"] == counts["survival"] == counts["invariance"] == 8 + 2 + 2 + 2
     assert counts["pretrain"] == 8
 
 
