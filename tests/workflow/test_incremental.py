@@ -231,7 +231,7 @@ def test_changed_code_runs_what_it_made_and_what_depends_on_it(from_copy):
 
     edit(root, "workflow/neurorad/reporting/site_figures.py", "def draw_sites", "# a comment\ndef draw_sites")
     assert again() == {}
-    edit(root, "workflow/neurorad/reporting/site_figures.py", "tables.coordinates\n", "tables.coordinates.copy()\n")
+    edit(root, "workflow/neurorad/reporting/site_figures.py", '"coordinates")\n', '"coordinates").copy()\n')
     figures = {name for name in again() if name.startswith("figure_")}
     assert figures == {"figure_fig4c_sites"}
     edit(root, "workflow/neurorad/evaluation/survival.py", "patients: pd.DataFrame,", "patients: pd.DataFrame | None,")
