@@ -14,13 +14,18 @@ FILES = result_files(config, NAMES)
 PROVENANCE_TABLES = ["claims", "deviations"]
 """Tables about the study rather than of it; like the others below results/tables and in the report."""
 
+SHEETS = [
+    *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
+    *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
+]
+"""A card for each encoder and a sheet for each cohort."""
+
 PAGES = [
     *expand("results/volumes/{cohort}/qc.html", cohort=COHORTS),
     *expand(
         "results/explanation/{encoder}/{endpoint}/viewer.html", encoder=ENCODERS, endpoint=EXPLANATION["endpoints"]
     ),
-    *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
-    *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
+    *SHEETS,
 ]
 """Pages that the report links to."""
 
@@ -75,11 +80,7 @@ CARDS = [
     path for encoder in ENCODERS for path in multiext(f"{encoder_folder(encoder)}/", "card.json", "encoder.safetensors")
 ]
 
-DOCUMENTS = [
-    *expand("results/provenance/{name}.{kind}", name=CHECKLISTS, kind=["md", "csv"]),
-    *expand("results/provenance/model_cards/{encoder}.md", encoder=ENCODERS),
-    *expand("results/provenance/data_sheets/{cohort}.md", cohort=COHORTS),
-]
+DOCUMENTS = expand("results/provenance/{name}.{kind}", name=CHECKLISTS, kind=["md", "csv"]) + SHEETS
 
 PUBLISHED = [
     "results/report.html",

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
+from neurorad.cohorts.release import Release
 from neurorad.cohorts.releases import RELEASES
 from neurorad.cohorts.releases.generic import generic
 from neurorad.problems import InputError
@@ -80,18 +82,23 @@ def _releases_in(folder: Path) -> list[Found]:
     return [one for name in LOOSE if (one := _read(folder, name))][:1]
 
 
+def _complete(folder: Path, name: str, release: Release) -> tuple[pd.DataFrame, int]:
+    """The complete scans of a folder, and how many of its files no rule explains."""
+    scans, unknown = list_scans(name, folder, release)
+    return scans[scans["problem"] == ""], len(unknown)
+
+
 def _read(folder: Path, name: str) -> Found | None:
     try:
-        scans, unknown = list_scans(name, folder, RELEASES[name])
+        complete, unexplained = _complete(folder, name, RELEASES[name])
     except InputError:
         return None
-    complete = scans[scans["problem"] == ""]
     if complete.empty:
         return None
     if name == "cuimc" and not any(_is_image(folder, row) for row in complete.head(3).to_dict("records")):
         return None
     table = _label_table(folder, name)
-    return Found(name, folder, table, len(complete), complete["patient"].nunique(), len(unknown))
+    return Found(name, folder, table, len(complete), complete["patient"].nunique(), unexplained)
 
 
 def _own_names(folder: Path) -> Found | None:
@@ -101,12 +108,11 @@ def _own_names(folder: Path) -> Found | None:
     )
     if described is None:
         return None
-    scans, unknown = list_scans("generic", folder, generic(**described, state="skull"))
-    complete = scans[scans["problem"] == ""]
+    complete, unexplained = _complete(folder, "generic", generic(**described, state="skull"))
     if complete.empty:
         return None
     # Its labels are not guessed: any table with a column of names would read as one.
-    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), len(unknown), described)
+    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), unexplained, described)
 
 
 def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
