@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from neurorad.provenance.crate import SOURCES
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,3 +53,41 @@ def test_the_container_recipes_take_their_versions_from_the_lock_file():
         assert not re.search(r"pip install.*==", text)
         copied = "\n".join(line for line in text.splitlines() if "/opt/neurorad" in line and "pip" not in line)
         assert all((ROOT / name).exists() and re.search(rf"\b{re.escape(name)}\b", copied) for name in needed)
+
+
+def copied() -> dict[str, dict[str, str]]:
+    """Recipe -> each file or folder of the checkout that it takes -> where it puts it, as the engine would."""
+    lines = (ROOT / "envs" / "Dockerfile").read_text().splitlines()
+    docker = {}
+    for line in lines:
+        if line.startswith("COPY "):
+            *sources, place = line.split()[1:]
+            # A place that ends in a slash is a folder to put files into; without one it is the name of the copy.
+            docker |= {name: f"{place}{name}" if place.endswith("/") else place for name in sources}
+    section = re.search(r"^%files\n((?: +.*\n)+)", (ROOT / "envs" / "apptainer.def").read_text(), re.MULTILINE)[1]
+    apptainer = dict(line.split() for line in section.splitlines())
+    return {"Dockerfile": docker, "apptainer.def": apptainer}
+
+
+def test_what_the_container_recipes_copy_is_there_and_lies_inside_as_in_the_repository():
+    """Both take the same, each exists, and what a study publishes of its own code (`workflow.zip`) is among it."""
+    recipes = copied()
+    assert recipes["Dockerfile"] == recipes["apptainer.def"]
+    for name, place in recipes["Dockerfile"].items():
+        assert (ROOT / name).exists(), name
+        assert place == f"/opt/neurorad/{name}"
+    assert set(SOURCES) <= set(recipes["Dockerfile"])
+
+
+def test_the_environments_have_the_python_that_the_package_and_the_recipes_have():
+    for name in ("neurorad", "neurorad-cuda"):
+        held = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())["dependencies"]
+        assert "python=3.11" in held
+
+
+def test_the_citation_file_is_of_this_version_and_licence():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert all({"type", "title", "authors"} <= set(entry) for entry in cited["references"])

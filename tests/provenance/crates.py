@@ -23,7 +23,7 @@ def complaints(study: Path, scratch: Path, severity: str = "REQUIRED") -> list[s
     Works on a copy in which the address of the JSON-LD context is replaced by the context itself, as it may not be fetched.
     """
     copy = scratch / "crate"
-    shutil.copytree(study / "results", copy, ignore=shutil.ignore_patterns("phantom", "*.b2nd", "*.npz"))
+    shutil.copytree(study / "results", copy, ignore=shutil.ignore_patterns("phantom", "*.b2nd"))
     metadata = copy / "provenance" / "ro-crate-metadata.json"
     crate = json.loads(metadata.read_text())
     known = json.loads((files("rocrate") / "data" / "ro-crate.jsonld").read_text())["@context"] | OF_1_1

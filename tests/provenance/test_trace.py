@@ -4,11 +4,15 @@ import hashlib
 import json
 from base64 import urlsafe_b64encode
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from neurorad.cli import main
+from neurorad.files import read_table, write_table
 from neurorad.problems import InputError
-from neurorad.provenance.trace import in_words, record_of, trace
+from neurorad.provenance.trace import in_words, record_of, scans_in_words, trace
+from neurorad.volumes import save
 
 MADE = {
     "results/tables/probe.csv": ("table_probe", ["results/probe/a.parquet", "results/probe/b.parquet"]),
@@ -100,3 +104,94 @@ def test_the_record_of_a_name_too_long_for_one_file_is_found(study):
     folder.mkdir()
     (folder / code[254:]).write_text('{"rule": "long"}')
     assert record_of(study, path) == {"rule": "long"}
+
+
+ROW = {"encoder": "a", "endpoint": "idh1", "protocol": "within_site", "site": "east"}
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A table's chain of one job that judged the encoder a on two scans of one site, of NIfTI and of DICOM."""
+    raw = {name: tmp_path / "raw" / name for name in ("e1_t1.nii.gz", "e1_flair.nii.gz", "session/1.dcm")}
+    for name, path in raw.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in raw}
+    sources = {
+        "e1": {"t1n": digests["e1_t1.nii.gz"], "t2f": digests["e1_flair.nii.gz"]},
+        # The sum over the sums of the session's files, here one.
+        "e2": {"dicom": hashlib.sha256(digests["session/1.dcm"].encode()).hexdigest()},
+        "w1": {"dicom": "e" * 64},
+    }
+    for scan, made_from in sources.items():
+        cohort = "west" if scan == "w1" else "east"
+        (tmp_path / "results/volumes" / cohort).mkdir(parents=True, exist_ok=True)
+        path = tmp_path / f"results/volumes/{cohort}/{scan}.b2nd"
+        save(path, np.full((4, 3, 3, 3), len(scan)), {"made_from": {"sources": made_from}})
+    listed = pd.DataFrame(
+        {
+            "scan": ["e1", "e2"],
+            "t1n": ["raw/e1_t1.nii.gz", ""],
+            "t2f": ["raw/e1_flair.nii.gz", ""],
+            "dicom": ["", "raw/session"],
+        }
+    )
+    write_table(tmp_path / "results/cohorts/east/scans.tsv", listed)
+    # The same scans at other cells of the table, which are no part of the row.
+    cells = [ROW, ROW, {**ROW, "protocol": "combined", "site": "all"}, {**ROW, "endpoint": "mgmt"}]
+    where = pd.DataFrame(cells).assign(cohort=["east", "east", "west", "east"], scan=["e1", "e2", "w1", "e1"])
+    write_table(tmp_path / "results/evaluation/probe/a.predictions.parquet", where)
+    table = pd.DataFrame([{**ROW, "value": 0.7}, {"encoder": "a", "site": "east", "value": 0.1}])
+    write_table(tmp_path / "results/tables/t.csv", table)
+    records = tmp_path / ".snakemake" / "metadata"
+    records.mkdir(parents=True)
+    rows = "results/evaluation/probe/a.parquet"
+    (tmp_path / rows).write_text("rows")
+    for path, inputs in {"results/tables/t.csv": [rows], rows: []}.items():
+        record = {"rule": "r", "input": inputs, "starttime": 0, "endtime": 1}
+        (records / urlsafe_b64encode(path.encode()).decode()).write_text(json.dumps(record))
+    return tmp_path, digests
+
+
+def test_a_number_ends_at_the_raw_files_of_each_scan_it_was_counted_on(scored, capsys):
+    study, digests = scored
+    main(["trace", "results/tables/t.csv", "--row", "1", "--directory", str(study)])
+    told = capsys.readouterr().out.splitlines()
+    assert told[3] == "2 files of 1 rules; 0 are sources"
+    assert told[4:] == [
+        "2 scans, scored in results/evaluation/probe/a.predictions.parquet",
+        told[5],
+        f"    raw/e1_t1.nii.gz, sha256 {digests['e1_t1.nii.gz'][:12]}",
+        f"    raw/e1_flair.nii.gz, sha256 {digests['e1_flair.nii.gz'][:12]}",
+        told[8],
+        f"    raw/session, sha256 {hashlib.sha256(digests['session/1.dcm'].encode()).hexdigest()[:12]}",
+    ]
+    assert told[5].startswith("  results/volumes/east/e1.b2nd  sha256 of the voxels ")
+    assert told[8].startswith("  results/volumes/east/e2.b2nd  sha256 of the voxels ")
+
+
+def test_a_raw_file_or_volume_that_is_another_by_now_is_marked(scored):
+    study, _ = scored
+    steps = trace(study, "results/tables/t.csv")
+    (study / "raw/e1_t1.nii.gz").write_text("other")
+    (study / "raw/e1_flair.nii.gz").unlink()
+    (study / "raw/session/2.dcm").write_text("one slice more")
+    lines = scans_in_words(study, steps, ROW).splitlines()
+    assert lines[2].endswith(", CHANGED SINCE") and lines[3] == "    raw/e1_flair.nii.gz, MISSING NOW"
+    assert lines[5].startswith("    raw/session, sha256 ") and lines[5].endswith(", CHANGED SINCE")
+    (study / "results/volumes/east/e2.b2nd").unlink()
+    assert scans_in_words(study, steps, ROW).splitlines()[4:] == [
+        "  results/volumes/east/e2.b2nd  CHANGED SINCE OR MISSING NOW"
+    ]
+    listed = read_table(study / "results/cohorts/east/scans.tsv")
+    write_table(study / "results/cohorts/east/scans.tsv", listed[listed["scan"] != "e2"])
+    assert scans_in_words(study, steps, ROW).splitlines()[4:] == [
+        "  results/volumes/east/e2.b2nd  NOT IN results/cohorts/east/scans.tsv NOW"
+    ]
+
+
+def test_a_row_that_nothing_was_predicted_for_has_no_scans(scored):
+    study, _ = scored
+    steps = trace(study, "results/tables/t.csv")
+    assert scans_in_words(study, steps, {**ROW, "encoder": "b"}) == ""
+    assert scans_in_words(study, steps, {"encoder": "a", "site": "east"}) == ""

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -63,7 +61,6 @@ def new_study(folder: Path, config: dict) -> Path:
 
 
 def finish(folder: Path) -> str:
-    unlock(folder)
     done = subprocess.run(
         command(folder, "--cores", "2", "--rerun-incomplete"), capture_output=True, text=True, check=False
     )
@@ -94,17 +91,6 @@ def kill(run: subprocess.Popen) -> None:
 
 def unlock(folder: Path) -> None:
     subprocess.run(command(folder, "--unlock"), capture_output=True, check=True)
-
-
-def kill_when(folder: Path, reached: Callable[[], bool]) -> None:
-    """Start the study, and kill it once `reached()`."""
-    log = folder / "killed.log"
-    run = start(folder, log)
-    while not reached():
-        assert run.poll() is None, log.read_text()[-4000:]
-        time.sleep(0.2)
-    kill(run)
-    unlock(folder)
 
 
 def digests(folder: Path, *patterns: str) -> dict[str, str]:

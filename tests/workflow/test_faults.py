@@ -1,12 +1,13 @@
 """Faults on the way: whatever is killed, full, read-only, damaged or gone, the study ends the same or says what is wrong."""
 
+import math
 import os
 import random
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from tests.workflow.small_study import RESULTS, STUDY, command, digests, finish,
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KILLS = int(os.environ.get("KILLS", "4"))
-"""Four in CI; `KILLS=30 pytest -m slow -k kills` is what docs/reliability.md speaks of."""
+"""Drawn moments: four in CI; `KILLS=30 pytest -m slow -k kills` is what docs/reliability.md speaks of."""
 AFTER_VOLUMES = ("embeddings", "evaluation", "explanation", "figures", "tables", "provenance", "report.html")
 
 
@@ -62,27 +63,50 @@ def jobs_done(folder: Path) -> int:
     return len(list((folder / "results" / "benchmarks").rglob("*.tsv")))
 
 
-def test_kills_at_random_times_change_no_byte(study, tmp_path):
-    """The moments are drawn over the jobs of the whole study, and within a job's first seconds."""
+HALF_DONE: dict[str, Callable[[Path], bool]] = {
+    "volumes": lambda results: any(results.glob("volumes/ucsf-pdgm/*.b2nd")),
+    "pretrain": lambda results: any("step " in log.read_text() for log in results.glob("logs/pretrain/*.log")),
+    "probe": lambda results: any(results.glob("evaluation/probe/*.parquet")),
+}
+"""Verbs that are killed for certain, and whether one at work has done a part of its own."""
+
+
+@pytest.mark.timeout(1800 + 60 * KILLS)
+def test_kills_change_no_byte(study, tmp_path):
+    """In the middle of preprocessing, pretraining and evaluation, and at moments drawn over the jobs of the whole study and
+    within a job's first seconds."""
     folder = new_study(tmp_path / "killed", STUDY)
+    results = folder / "results"
     drawn = random.Random(0)
+    counts = sorted(drawn.sample(range(jobs_done(study) - 5), KILLS))
+    stages = dict(HALF_DONE)
     hit: list[str] = []
-    for number, reached in enumerate(sorted(drawn.sample(range(jobs_done(study) - 5), KILLS))):
-        log = folder / f"run{number}.log"
-        run = start(folder, log)
-        while run.poll() is None and (jobs_done(folder) < reached or not at_work(run)):
+    kills = 0
+    while counts or stages:
+        log = folder / f"run{kills}.log"
+        run, delay, due, stage = start(folder, log), drawn.uniform(0, 3), math.inf, None
+        while stage is None and time.monotonic() < due:
             time.sleep(0.1)
-        assert run.poll() is None, log.read_text()[-4000:]
-        time.sleep(drawn.uniform(0, 3))
-        hit += sorted(at_work(run)) or ["between jobs"]
+            assert run.poll() is None, log.read_text()[-4000:]
+            verbs = at_work(run)
+            stage = next((verb for verb in stages if verb in verbs and stages[verb](results)), None)
+            if counts and verbs and jobs_done(folder) >= counts[0]:
+                due = min(due, time.monotonic() + delay)
         kill(run)
         unlock(folder)
+        if stage:
+            del stages[stage]
+            assert not (results / "report.html").exists()
+        else:
+            del counts[0]
+        hit += sorted(verbs) or ["between jobs"]
+        kills += 1
     finish(folder)
-    print(f"{KILLS} kills, at: {', '.join(f'{verb} {hit.count(verb)}' for verb in sorted(set(hit)))}")
-    assert len(set(hit)) > 3, hit
+    print(f"{kills} kills, at: {', '.join(f'{verb} {hit.count(verb)}' for verb in sorted(set(hit)))}")
     assert digests(folder, *RESULTS) == digests(study, *RESULTS)
-    assert not list((folder / "results").rglob(".writing-*"))
+    assert not list(results.rglob(".writing-*"))
     assert "Nothing to be done" in finish(folder)
+    assert len(set(hit)) > 3 and set(HALF_DONE) <= set(hit), hit
 
 
 @pytest.fixture
@@ -111,6 +135,7 @@ def test_a_full_disk_is_named_and_more_space_ends_in_the_same_study(study, small
     assert "No space left on device" in told_by(run)
     assert not list((folder / "results").rglob("report.html"))
     remount(small_disk, "size=4g")
+    unlock(folder)
     finish(folder)
     assert digests(folder, *RESULTS) == digests(study, *RESULTS)
     assert not list((folder / "results").rglob(".writing-*"))
@@ -128,12 +153,13 @@ def test_results_that_cannot_be_written_are_named_and_keep_what_is_there(study, 
     assert re.search("Read-only file system|Write-protected", told_by(run)), told_by(run)[-4000:]
     remount(small_disk, "rw")
     assert digests(folder, "evaluation/**/*.parquet") == kept
+    unlock(folder)
     finish(folder)
     assert digests(folder, "tables/*") == digests(study, "tables/*")
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(study, tmp_path):
-    folder = copied(study, tmp_path / "twice", "evaluation", "figures", "tables", "report.html")
+    folder = copied(study, tmp_path / "twice", "figures", "report.html")
     first = start(folder, folder / "first.log")
     while first.poll() is None and not at_work(first):
         time.sleep(0.05)

@@ -1,10 +1,12 @@
-"""Whole small studies through Snakemake: planted faults are reported, kills change nothing, real scans take the same way."""
+"""Whole small studies through Snakemake: planted faults are reported, numbers are traced, real scans take the same way."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -13,22 +15,10 @@ import yaml
 from neurorad.cli import main
 from neurorad.cohorts.identity import ALIKE
 from neurorad.reporting.registry import FIGURES
-from tests.workflow.small_study import RESULTS, STUDY, digests, finish, kill_when, new_study
+from tests.provenance.crates import complaints
+from tests.workflow.small_study import STUDY, digests, finish, new_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def test_killed_in_preprocessing_pretraining_and_evaluation_it_ends_in_the_same_study(study, tmp_path):
-    folder = new_study(tmp_path / "killed", STUDY)
-    results = folder / "results"
-    training = results / "logs" / "pretrain" / "byol-base-s0.log"
-    kill_when(folder, lambda: any(results.glob("volumes/ucsf-pdgm/*.b2nd")))
-    kill_when(folder, lambda: training.is_file() and "step " in training.read_text())
-    kill_when(folder, lambda: any(results.glob("evaluation/probe/*.parquet")))
-    assert not (results / "report.html").exists()
-    finish(folder)
-    assert digests(folder, *RESULTS) == digests(study, *RESULTS)
-    assert not list(results.rglob(".writing-*"))
 
 
 def test_a_second_run_has_nothing_to_do(study):
@@ -127,6 +117,51 @@ def test_the_crate_lists_the_study_and_verify_finds_a_changed_table(study, capsy
         os.utime(table, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert left.value.code == 1
     assert "changed  ../tables/probe.csv" in capsys.readouterr().out
+
+
+def test_every_listed_file_is_in_the_manifest_with_what_made_it(study):
+    provenance = study / "results" / "provenance"
+    graph = json.loads((provenance / "ro-crate-metadata.json").read_text())["@graph"]
+    listed = {os.path.normpath(provenance / unquote(part["@id"])) for part in graph if "File" in part["@type"]}
+    made = json.loads((provenance / "manifest.json").read_text())["made"]
+    # Written by the job that makes the crate, or by the one that makes the manifest.
+    alone = {"manifest.json", "Snakefile", "workflow.zip", "dag.dot", "environment.tsv"}
+    assert {os.path.relpath(path, study) for path in listed} - set(made) == {f"results/provenance/{n}" for n in alone}
+    for path, entry in made.items():
+        if (study / path).is_file():
+            assert entry["sha256"] == hashlib.sha256((study / path).read_bytes()).hexdigest(), path
+        # The one job without a command of its own writes down the settings.
+        if entry["rule"] != "config":
+            held = {key: entry[key] for key in ("code", "settings", "packages", "device", "started", "ended", "inputs")}
+            assert "not recorded" not in held.values() and None not in held.values(), (path, held)
+
+
+def test_the_validator_of_its_makers_accepts_the_crate_of_the_study(study, tmp_path):
+    assert complaints(study, tmp_path) == []
+
+
+def test_every_table_says_which_plan_it_was_made_under(study):
+    tables = sorted((study / "results" / "tables").glob("*.csv"))
+    assert len(tables) > 10
+    empty = [path.stem for path in tables if pd.read_csv(path).empty]
+    assert set(empty) <= {"deviations"}
+    assert {plan for path in tables for plan in pd.read_csv(path)["plan"]} == {"plan not locked"}
+
+
+def test_a_number_is_traced_to_the_raw_scans_it_was_counted_on(study, capsys):
+    table = pd.read_csv(study / "results" / "tables" / "probe.csv")
+    mine = table["encoder"].eq("byol-dro-s0") & table["protocol"].eq("within_site") & table["metric"].eq("auc")
+    for site in ("ucsf-pdgm", "cuimc"):
+        (place, *_) = table.index[mine & table["site"].eq(site) & table["n"].gt(0)]
+        main(["trace", "results/tables/probe.csv", "--row", str(place + 1), "--directory", str(study)])
+        told = capsys.readouterr().out
+        assert "CHANGED" not in told and "MISSING" not in told
+        assert "encoders/byol-dro-s0/card.json  by pretrain, " in told
+        count, ends = re.search(r"^(\d+) scans, scored in .*\n((?: .*\n)+)", told, re.MULTILINE).groups()
+        raw = re.findall(r"^    ([^,]+), sha256", ends, re.MULTILINE)
+        assert int(count) == table.loc[place, "n"] == ends.count(".b2nd")
+        assert len(raw) == len(set(raw)) >= int(count)
+        assert all(path.startswith(f"results/phantom/{site}/") and (study / path).exists() for path in raw)
 
 
 def test_no_identity_of_the_private_cohort_leaves_its_folder(study):

@@ -143,3 +143,11 @@ def sha256(path: str | Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: str | Path) -> str:
+    """Over the sha256 of each file below a folder, in the order of their paths; hidden files are no part of it."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurorad.files import atomic, read_table, sha256, write_table, write_text
+from neurorad.files import atomic, folder_sha256, read_table, sha256, write_table, write_text
 from neurorad.likeness import thumbnail
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
@@ -218,10 +218,7 @@ def _finished(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
 
 def _source_digests(scan: dict[str, str]) -> dict[str, str]:
     if scan["dicom"]:
-        digest = hashlib.sha256()
-        for path in sorted(p for p in Path(scan["dicom"]).rglob("*") if p.is_file() and not p.name.startswith(".")):
-            digest.update(sha256(path).encode())
-        return {"dicom": digest.hexdigest()}
+        return {"dicom": folder_sha256(scan["dicom"])}
     return {name: sha256(scan[name]) for name in (*SEQUENCES, "tumour") if scan[name]}
 
 

@@ -62,13 +62,16 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "trace",
         help="walk from a result back to the files of the data it was made of",
         description="Prints each job between a result and its sources, from Snakemake's own records: rule, time, checksum, "
-        "and whether a file changed since it was read.",
+        "and whether a file changed since it was read. Of a row: the scans it was counted on, with the raw files of each.",
         epilog="example: neurorad trace results/tables/probe.csv --row 12",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     trace.add_argument("file", metavar="FILE", help="path below the study's folder, as in results/tables/probe.csv")
     trace.add_argument(
-        "--row", type=int, metavar="N", help="of a table, the first is 1: only what is about its encoder and cohort"
+        "--row",
+        type=int,
+        metavar="N",
+        help="of a table, the first is 1: only what is about its encoder and cohort, and each scan it was counted on",
     )
     trace.add_argument("--directory", type=Path, default=Path(), metavar="FOLDER", help="of the study [this one]")
     trace.set_defaults(run=run_trace)
@@ -227,17 +230,17 @@ def run_trace(args: argparse.Namespace) -> None:
     """What a number or file was made from, step by step, down to the scans."""
     from neurorad.files import read_table
     from neurorad.problems import InputError
-    from neurorad.provenance.trace import in_words, trace
+    from neurorad.provenance.trace import in_words, scans_in_words, trace
 
-    names = []
+    row = {}
     if args.row is not None:
         table = read_table(args.directory / args.file)
         if not 1 <= args.row <= len(table):
             raise InputError(f"{args.file}: --row {args.row}, but the table has rows 1 to {len(table)}")
-        row = table.iloc[args.row - 1].dropna()
+        row = {column: str(value) for column, value in table.iloc[args.row - 1].dropna().items()}
         print("  ".join(f"{column}={value}" for column, value in row.items()))
-        names = [str(row[column]) for column in ("encoder", "cohort") if column in row]
-    print(in_words(args.directory, trace(args.directory, args.file, names)), end="")
+    steps = trace(args.directory, args.file, [row[column] for column in ("encoder", "cohort") if column in row])
+    print(in_words(args.directory, steps) + scans_in_words(args.directory, steps, row), end="")
 
 
 def run_lock_plan(args: argparse.Namespace) -> None:

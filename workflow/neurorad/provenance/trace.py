@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorad.files import sha256
+import pandas as pd
+
+from neurorad.files import folder_sha256, read_table, sha256
 from neurorad.problems import InputError
+from neurorad.volumes import VolumeError, load, load_card
+
+CELL = ("encoder", "endpoint", "protocol", "site")
+"""The columns that say which patients a number was counted on."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,7 @@ def in_words(study: Path, steps: list[Step]) -> str:
             lines.append(f"{indent}{step.path}  source{_checksum(study, step.path, recorded)}")
             continue
         began, ended = step.record["starttime"], step.record["endtime"]
-        listed = (
-            " (its rows name the files of each scan with their sha256)" if step.record["rule"] == "inventory" else ""
-        )
+        listed = " (its rows name the files of each scan)" if step.record["rule"] == "inventory" else ""
         moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(began))
         lines.append(
             f"{indent}{step.path}  by {step.record['rule']}, {moment}, {ended - began:.1f} s"
@@ -123,12 +128,57 @@ def in_words(study: Path, steps: list[Step]) -> str:
 
 
 def _checksum(study: Path, path: str, recorded: dict[str, str]) -> str:
-    """sha256 of a file, and whether it is still the one that was read when the next file was made."""
+    """sha256 of a file, and whether it is still the one that was read when the next file was made. Of a folder, over its
+    files, and only if that was recorded."""
     place = study / path
-    if place.is_dir():
+    if place.is_dir() and path not in recorded:
         return ""
-    if not place.is_file():
+    if not place.exists():
         return ", MISSING NOW"
-    found = sha256(place)
+    found = folder_sha256(place) if place.is_dir() else sha256(place)
     then = recorded.get(path, "").removeprefix("sha256:")
     return f", sha256 {found[:12]}" + (", CHANGED SINCE" if then and then != found else "")
+
+
+def scans_in_words(study: Path, steps: list[Step], row: Mapping[str, str]) -> str:
+    """The scans that a row of numbers was counted on, down to the raw files: each volume, what it was read from, and whether
+    that is still what it was. Empty where the chain holds no prediction of the row's encoder, endpoint, protocol and site.
+
+    Raises:
+        InputError: a damaged file on the way.
+    """
+    cell = [row.get(name, "") for name in CELL]
+    lines = []
+    for path in _predictions(steps, cell[0]):
+        scored = read_table(study / path)
+        scored = scored[(scored[list(CELL)].astype(str) == cell).all(axis=1)]
+        if len(scored):
+            lines.append(f"{len(scored)} scans, scored in {path}")
+        for cohort, scans in scored.groupby("cohort")["scan"]:
+            table = f"results/cohorts/{cohort}/scans.tsv"
+            listed = read_table(study / table).set_index("scan")
+            for scan in scans:
+                volume = f"results/volumes/{cohort}/{scan}.b2nd"
+                gone = [f"  {volume}  NOT IN {table} NOW"]
+                lines += _scan_lines(study, volume, listed.loc[scan]) if scan in listed.index else gone
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _predictions(steps: list[Step], encoder: str) -> list[str]:
+    """What the jobs of a chain that judged an encoder predicted, whichever of their files the chain holds."""
+    judged = {f"results/evaluation/{kind}/{encoder}" for kind in ("probe", "survival")}
+    stems = {re.sub(r"(\.predictions)?\.parquet$", "", step.path) for step in steps}
+    return [f"{stem}.predictions.parquet" for stem in sorted(judged & stems)]
+
+
+def _scan_lines(study: Path, volume: str, listed: pd.Series) -> list[str]:
+    try:
+        load(study / volume, check=True)
+        card = load_card(study / volume)
+    except (VolumeError, OSError):
+        return [f"  {volume}  CHANGED SINCE OR MISSING NOW"]
+    lines = [f"  {volume}  sha256 of the voxels {card['sha256'][:12]}, made of"]
+    for name, digest in card["made_from"]["sources"].items():
+        source = str(listed[name])
+        lines.append(f"    {source}{_checksum(study, source, {source: digest})}")
+    return lines
