@@ -158,6 +158,10 @@ def config_that_exists(folder: Path) -> list[object]:
     return ["init", folder, "--out", config(folder)]
 
 
+def no_encoders(folder: Path) -> list[object]:
+    return ["init", folder, "--encoders", folder, "--out", folder / "new.yaml"]
+
+
 def unrecognised_folder(folder: Path) -> list[object]:
     np.save(folder / "a.npy", np.zeros(2))
     return ["init", folder, "--out", folder / "new.yaml"]

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path, PurePath
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -10,7 +12,8 @@ from neurorad.cli import main
 from neurorad.cohorts.releases import RELEASES
 from neurorad.configuration import read_config
 from neurorad.doctor.checks import check_cohorts, check_leakage, check_weights
-from neurorad.doctor.start import SCANS_A_JOB, Found, config_text, own_pattern, recognise
+from neurorad.doctor.start import IMAGING, PRETRAINING, SCANS_A_JOB, Found, config_text, own_pattern, recognise
+from neurorad.files import write_json
 from neurorad.pretraining.presets import read_preset
 from neurorad.problems import InputError
 from tests.cohorts.layouts import write
@@ -102,6 +105,31 @@ def test_a_bids_folder_gets_a_state_that_the_user_must_look_at(tmp_path):
     assert "state: skull  # stripped, defaced or skull" in out.read_text()
 
 
+def test_the_state_is_what_the_first_scan_shows(tmp_path):
+    brain = np.zeros((24, 24, 16), np.float32)
+    brain[7:17, 7:17, 4:12] = np.arange(8) + 1
+    for name in ("T1", "T1ce", "T2", "FLAIR"):
+        path = tmp_path / "mri" / "A" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(brain, np.diag([10, 10, 10, 1])), path)
+    out = tmp_path / "study.yaml"
+    main(["init", str(tmp_path / "mri"), "--pretrain", "generic", "--test", "generic", "--out", str(out)])
+    assert read_config(out)["cohorts"]["generic"]["state"] == "stripped"
+
+
+@pytest.mark.parametrize(("contrast", "recognised"), [("ax_T1_Gd", True), ("post_ax_T1", False)])
+def test_contrast_said_by_a_word_of_its_own_is_understood_where_a_pattern_can_say_it(tmp_path, contrast, recognised):
+    for name in ("ax_T1", contrast, "ax_T2", "ax_FLAIR"):
+        write(tmp_path / "mri" / "A" / f"{name}.nii.gz")
+    if recognised:
+        (found,) = recognise(tmp_path / "mri")
+        assert found.own["sequences"] == {"t1n": "T1", "t1c": "T1_Gd", "t2w": "T2", "t2f": "FLAIR"}
+        assert found.scans == 1
+    else:  # `*T1.nii.gz` would be both.
+        with pytest.raises(InputError, match="as a word of its name"):
+            recognise(tmp_path / "mri")
+
+
 def test_scans_of_a_hospitals_own_names_get_a_pattern_that_finds_them(tmp_path):
     for patient, session in (("A", "1"), ("A", "2"), ("B", "1")):
         for name in ("ax_T1", "ax_T1ce", "sag_T2", "ax_FLAIR", "ax_T1ce_seg"):
@@ -122,7 +150,7 @@ def test_scans_of_a_hospitals_own_names_get_a_pattern_that_finds_them(tmp_path):
         (["p/t1_x.nii", "p/t1c.nii", "p/t2.nii", "p/flair.nii"], "{patient}/*{sequence}*.nii"),
         (["p/s/anat/t1.nii.gz", "p/s/anat/t1gd.nii.gz", "p/s/anat/t2.nii.gz", "p/s/anat/flair.nii.gz"],
          "{patient}/{session}/*/*{sequence}.nii.gz"),
-        (["p/t1.nii", "p/t1_gad.nii", "p/t2.nii", "p/flair.nii"], None),  # T1 with and without contrast by one word
+        (["p/t1.nii", "p/t1_gad.nii", "p/t2.nii", "p/flair.nii"], "{patient}/*{sequence}.nii"),
         (["p/t1.nii", "p/t2.nii", "p/flair.nii"], None),
     ],
 )  # fmt: skip
@@ -133,10 +161,54 @@ def test_a_pattern_is_guessed_only_where_words_tell_all_four(names, expected):
 
 def test_many_scans_are_made_in_several_jobs():
     found = Found("ucsf-pdgm", Path("a b: c"), None, 3 * SCANS_A_JOB + 1, 120, 2)
-    text = config_text({"x": found}, {"x": ["test"]}, [], {"method": "deepbet"}, Path("enc"))
+    text = config_text({"x": found}, {"x": ["test"]}, [], IMAGING, PRETRAINING | {"freeze": "enc"})
     block = yaml.safe_load(text)["cohorts"]["x"]
     assert block["shards"] == 4 and block["images"] == "a b: c"
-    assert yaml.safe_load(text)["pretraining"]["freeze"] == "enc"
+
+
+def encoders_in(folder: Path, *names: str) -> Path:
+    """Finished encoders as far as a config needs them: their cards."""
+    contract = {"spacing_mm": 3.0, "shape": [48, 64, 48], "n4": True, "missing_sequence": "zero"}
+    fixed = {"sequences": ["t1n", "t1c", "t2w", "t2f"], "axes": "RAS", "atlas": "MNI152 ICBM 2009a symmetric, rigid"}
+    contract |= fixed | {"normalisation": "z-score inside the brain, background 0"}
+    for name in names:
+        write_json(
+            folder / name / "card.json", {"architecture": {}, "preprocessing": contract, "preset": {"name": "demo"}}
+        )
+        (folder / name / "encoder.safetensors").touch()
+    return folder
+
+
+def test_with_finished_encoders_every_cohort_is_tested_on_volumes_as_they_saw(tmp_path, monkeypatch):
+    encoders_in(tmp_path / "encoders", "moco-base-s1", "moco-dro-s1", "mae-base-s1", "mae-dro-s1")
+    scans_of(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    main(["init", "here", "--encoders", "encoders", "--out", "study.yaml"])
+    config = read_config(tmp_path / "study.yaml")
+    assert config["cohorts"]["ucsf-pdgm"]["role"] == ["test"]
+    assert {key: config["imaging"][key] for key in ("spacing", "shape", "n4", "missing_sequence")} == {
+        "spacing": 3,
+        "shape": [48, 64, 48],
+        "n4": True,
+        "missing_sequence": "zero",
+    }
+    trained = config["pretraining"]
+    assert (trained["methods"], trained["objectives"], trained["seeds"]) == (["mae", "moco"], ["base", "dro"], [1])
+    # A study may run in any folder: `snakemake --directory`.
+    assert trained["freeze"] == str(tmp_path / "encoders")
+    assert config["cohorts"]["ucsf-pdgm"]["images"] == str(tmp_path / "here")
+    assert [text for level, text in check_weights(config) if level == "PROBLEM"] == []
+
+
+def test_other_volumes_than_the_encoders_saw_are_a_problem_before_any_is_made(tmp_path, capsys):
+    out = tmp_path / "study.yaml"
+    folder = encoders_in(tmp_path / "encoders", "byol-base-s0")
+    main(["init", str(scans_of(tmp_path / "here")), "--encoders", str(folder), "--out", str(out)])
+    config = read_config(out)
+    config["imaging"]["spacing"] = 1
+    (problem,) = [text for level, text in check_weights(config) if level == "PROBLEM"]
+    assert "byol-base-s0 saw other volumes than `imaging:` makes" in problem
+    assert problem.endswith("spacing_mm: 3.0 against 1.0")
 
 
 @pytest.mark.parametrize(

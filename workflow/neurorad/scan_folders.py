@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from neurorad.contract import contract_differences
+from neurorad.contract import contract_differences, imaging_of
 from neurorad.files import read_json, read_table, write_table
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
@@ -46,16 +46,7 @@ def settings_of(contract: Mapping[str, Any], atlas: str | None, brain_mask: str)
     from neurorad.files import sha256
     from neurorad.imaging.volume import contract as contract_of
 
-    missing = {"spacing_mm", "shape", "n4"} - set(contract)
-    if missing:
-        raise InputError(f"the encoder's card: preprocessing lacks {', '.join(sorted(missing))}")
-    settings: dict[str, Any] = {
-        "spacing": contract["spacing_mm"],
-        "shape": contract["shape"],
-        "n4": contract["n4"],
-        "brain_mask": {"method": brain_mask},
-        "missing_sequence": contract.get("missing_sequence", "exclude"),
-    }
+    settings = imaging_of(contract) | {"brain_mask": {"method": brain_mask}}
     if atlas:
         settings["atlas"] = {"file": atlas, "sha256": sha256(atlas)}
     differences = contract_differences(contract, contract_of(settings))
@@ -193,20 +184,22 @@ def sequence_of(name: str, folder: str = "") -> str | None:
 
 
 def spelled(name: str, folder: str = "") -> tuple[str, str] | None:
-    """As `sequence_of`, with the word that says it, as it is written: `x_T1ce.nii.gz` -> t1c, T1ce."""
+    """As `sequence_of`, with what says it, as it is written: `x_T1ce.nii.gz` -> t1c, T1ce; `T1_Gd.nii.gz` -> t1c, T1_Gd."""
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
     if folder and stem.lower().startswith(folder.lower()):
         stem = stem[len(folder) :]
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", stem) if word]
+    words = [*re.finditer(r"[A-Za-z0-9]+", stem)]
 
-    def first(spelling: str) -> str | None:
-        return next((word for word in words if re.fullmatch(spelling, word, re.IGNORECASE)), None)
+    def first(spelling: str) -> re.Match[str] | None:
+        return next((word for word in words if re.fullmatch(spelling, word[0], re.IGNORECASE)), None)
 
     if first(NO_IMAGE):
         return None
     for sequence, spelling in SPELLINGS.items():
         if word := first(spelling):
-            return "t1c" if sequence == "t1n" and first(CONTRAST) else sequence, word
+            if sequence == "t1n" and (agent := first(CONTRAST)):
+                return "t1c", stem[min(word.start(), agent.start()) : max(word.end(), agent.end())]
+            return sequence, word[0]
     return None
 
 

@@ -14,6 +14,8 @@ from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
 from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of
 from neurorad.cohorts.releases import release_of
+from neurorad.contract import contract_differences
+from neurorad.encoder import load_card
 from neurorad.encoder_names import encoder_names
 from neurorad.problems import InputError
 from neurorad.rivals import WEIGHTS
@@ -65,12 +67,29 @@ def check_weights(config: dict[str, Any]) -> list[Finding]:
             findings.append((PROBLEM, str(problem) if "brain mask" in str(problem) else f"brain mask: {problem}"))
     findings += _check_rivals(config.get("rivals", {}))
     frozen = config["pretraining"].get("freeze")
-    if frozen:
-        names = encoder_names(config["pretraining"])
-        lacking = [name for name in names if not (Path(frozen) / name / "encoder.safetensors").is_file()]
-        text = f"{len(names)} finished encoders in {frozen}"
-        findings.append((PROBLEM, f"{text}: lacks {', '.join(lacking)}") if lacking else (OK, text))
-    return findings
+    return findings + (_check_frozen(config, Path(frozen)) if frozen else [])
+
+
+def _check_frozen(config: dict[str, Any], folder: Path) -> list[Finding]:
+    """Finished encoders: all there, and of volumes as this study makes them. Else the jobs after hours of imaging fail."""
+    from neurorad.imaging.volume import contract
+
+    names = encoder_names(config["pretraining"])
+    text = f"{len(names)} finished encoders in {folder}"
+    lacking = [name for name in names if not (folder / name / "encoder.safetensors").is_file()]
+    if lacking:
+        return [(PROBLEM, f"{text}: lacks {', '.join(lacking)}")]
+    try:
+        cards = {name: load_card(folder / name) for name in names}
+    except InputError as problem:
+        return [(PROBLEM, str(problem))]
+    here = contract(config["imaging"])
+    differences = {name: contract_differences(card["preprocessing"], here) for name, card in cards.items()}
+    others = [name for name in names if differences[name]]
+    if others:
+        told = f"{', '.join(others)} saw other volumes than `imaging:` makes (encoder against config)"
+        return [(PROBLEM, f"{text}: {told}: {'; '.join(differences[others[0]])}")]
+    return [(OK, text)]
 
 
 def _check_rivals(rivals: dict[str, Any]) -> list[Finding]:

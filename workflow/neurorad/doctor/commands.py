@@ -69,13 +69,26 @@ def _say(title: str, findings: list[tuple[str, str]]) -> None:
 
 def run_init(args: argparse.Namespace) -> None:
     """Write a commented config.yaml for the folders that are given."""
-    from neurorad.doctor.start import brain_mask, config_text, crosswalks_in, named, recognise, suggested_role
+    from neurorad.doctor.start import (
+        IMAGING,
+        PRETRAINING,
+        brain_mask,
+        config_text,
+        crosswalks_in,
+        finished_encoders,
+        named,
+        recognise,
+        suggested_role,
+    )
     from neurorad.files import write_text
     from neurorad.problems import InputError
 
     if args.out.exists():
         raise InputError(f"{args.out}: exists already; delete it, or give another name with --out")
-    cohorts = named([found for folder in args.folders for found in recognise(folder)])
+    # Paths are written as absolute ones: the study may run in another folder than this.
+    mask = brain_mask(args.hd_bet.absolute() if args.hd_bet else None)
+    imaging, pretraining = finished_encoders(args.encoders.absolute()) if args.encoders else (IMAGING, PRETRAINING)
+    cohorts = named([found for folder in args.folders for found in recognise(folder.absolute())])
     strange = sorted({*args.pretrain, *args.test} - set(cohorts))
     if strange:
         raise InputError(f"no cohort is called {', '.join(strange)}; found were {', '.join(cohorts)}")
@@ -84,9 +97,9 @@ def run_init(args: argparse.Namespace) -> None:
         labels = f"labels {found.labels.name}" if found.labels else "no label table"
         print(f"{name}: {found.release}, {found.scans} complete scans of {found.patients} patients, {labels}")
         said = [role for role in ("pretrain", "test") if name in getattr(args, role)]
-        roles[name] = said or _asked(name, suggested_role(found))
+        roles[name] = said or _asked(name, ["test"] if args.encoders else suggested_role(found))
     crosswalks = crosswalks_in([found.images for found in cohorts.values()])
-    write_text(args.out, config_text(cohorts, roles, crosswalks, brain_mask(args.hd_bet), args.encoders))
+    write_text(args.out, config_text(cohorts, roles, crosswalks, {**imaging, "brain_mask": mask}, pretraining))
     print(f"Written: {args.out}. Next: neurorad doctor --configfile {args.out}")
 
 

@@ -19,6 +19,10 @@ from neurorad.cohorts.label_tables import read_labels
 from neurorad.cohorts.release import Release
 from neurorad.cohorts.releases import RELEASES
 from neurorad.cohorts.releases.generic import generic
+from neurorad.contract import imaging_of
+from neurorad.encoder import load_card
+from neurorad.encoder_names import METHODS, OBJECTIVES, encoder_parts
+from neurorad.imaging.scan import ScanError, read_image, scan_state
 from neurorad.problems import InputError
 from neurorad.scan_folders import NIFTI, spelled
 from neurorad.volumes import SEQUENCES
@@ -30,6 +34,16 @@ LOOSE = ("bids", "cuimc")
 """Layouts that any folder may happen to have: tried after the published ones, in this order."""
 
 SCANS_A_JOB = 50
+
+IMAGING: Mapping[str, Any] = {"spacing": 1, "shape": [160, 192, 160], "n4": True}
+PRETRAINING: Mapping[str, Any] = {
+    "methods": list(METHODS),
+    "objectives": ["base", "dro"],
+    "seeds": [0],
+    "preset": "modern",
+    "groups": "cohort",
+}
+"""What a study that trains its own encoders begins with."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class Found:
     patients: int
     unexplained: int
     own: Mapping[str, Any] = field(default_factory=dict)
-    """Of `generic`: `pattern` and `sequences`."""
+    """Of `generic`: `pattern`, `sequences` and `state`; of `bids`: `state`, which is the last."""
 
 
 def recognise(folder: Path) -> list[Found]:
@@ -68,8 +82,9 @@ def recognise(folder: Path) -> list[Found]:
         return [own]
     expected = "; ".join(f"{name}: {release.example}" for name, release in RELEASES.items())
     raise InputError(
-        f"{folder}: holds no scan of a known release. Expected one of: {expected}. For other names write a cohort with "
-        "`release: generic`, `pattern:`, `sequences:` and `state:` (docs/cohorts.md)"
+        f"{folder}: holds no scan of a known release. Expected one of: {expected}. Names of your own are recognised where a "
+        "patient's folder holds one NIfTI file of each sequence with t1, t1ce, t2, flair or the like as a word of its name; "
+        "for others write a cohort with `release: generic`, `pattern:`, `sequences:` and `state:` (docs/cohorts.md)"
     )
 
 
@@ -98,7 +113,8 @@ def _read(folder: Path, name: str) -> Found | None:
     if name == "cuimc" and not any(_is_image(folder, row) for row in complete.head(3).to_dict("records")):
         return None
     table = _label_table(folder, name)
-    return Found(name, folder, table, len(complete), complete["patient"].nunique(), unexplained)
+    own = {"state": _state(complete)} if name == "bids" else {}
+    return Found(name, folder, table, len(complete), complete["patient"].nunique(), unexplained, own)
 
 
 def _own_names(folder: Path) -> Found | None:
@@ -111,8 +127,20 @@ def _own_names(folder: Path) -> Found | None:
     complete, unexplained = _complete(folder, "generic", generic(**described, state="skull"))
     if complete.empty:
         return None
+    own = described | {"state": _state(complete)}
     # Its labels are not guessed: any table with a column of names would read as one.
-    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), unexplained, described)
+    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), unexplained, own)
+
+
+def _state(scans: pd.DataFrame) -> str:
+    """`stripped`, `defaced` or `skull`, by the first scan that can be read: the rule by which volumes will be judged."""
+    for scan in scans.head(3).to_dict("records"):
+        try:
+            images = {name: read_image(scan[name], name) for name in SEQUENCES}
+            return scan_state(images, ("stripped", "defaced", "skull"))
+        except ScanError:
+            continue
+    return "skull"
 
 
 def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
@@ -225,29 +253,50 @@ def brain_mask(weights: Path | None) -> dict[str, str]:
     return {"method": "hd-bet", "weights": str(weights), "sha256": digest}
 
 
+def finished_encoders(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`imaging` (without brain mask) and `pretraining` of a study that uses the encoders of a folder as they are.
+
+    Raises:
+        InputError: there is none, or its card cannot be read.
+    """
+    parts = {path.parent.name: encoder_parts(path.parent.name) for path in sorted(folder.glob("*/encoder.safetensors"))}
+    own = {name: part for name, part in parts.items() if part[0] in METHODS and part[1] in OBJECTIVES}
+    if not own:
+        raise InputError(f"{folder}: holds no encoder such as byol-dro-s0; give a study's results/encoders")
+    methods, objectives, seeds = (set(which) for which in zip(*own.values(), strict=True))
+    card = load_card(folder / next(iter(own)))
+    return imaging_of(card["preprocessing"]), {
+        "methods": [method for method in METHODS if method in methods],
+        "objectives": [objective for objective in OBJECTIVES if objective in objectives],
+        "seeds": sorted(seeds),
+        "preset": card["preset"]["name"],
+        "freeze": str(folder),
+    }
+
+
 def config_text(
     cohorts: Mapping[str, Found],
     roles: Mapping[str, Sequence[str]],
     crosswalks: Sequence[Path],
-    mask: Mapping[str, str],
-    freeze: Path | None,
+    imaging: Mapping[str, Any],
+    pretraining: Mapping[str, Any],
 ) -> str:
     """The config as commented YAML.
 
     Args:
         roles: of each cohort, `pretrain`, `test` or both.
-        freeze: folder of finished encoders; nothing is pretrained then.
+        imaging, pretraining: those blocks of the config; with `freeze` nothing is pretrained.
 
     Raises:
         InputError: no cohort to test on, or none to pretrain on and no finished encoders.
     """
-    if not any("test" in role for role in roles.values()):
-        raise InputError(f"no cohort to test on among {', '.join(cohorts)}; say which with --test NAME")
-    if freeze is None and not any("pretrain" in role for role in roles.values()):
-        raise InputError(
-            f"no cohort to pretrain on among {', '.join(cohorts)}; say which with --pretrain NAME, or give finished "
-            "encoders with --encoders FOLDER"
-        )
+    wanted = ("test",) if "freeze" in pretraining else ("test", "pretrain")
+    for role in wanted:
+        if not any(role in said for said in roles.values()):
+            raise InputError(
+                f"no cohort to {role} on among {', '.join(cohorts)}; say which with --{role} NAME"
+                + ("" if "freeze" in pretraining else ", or give finished encoders with --encoders FOLDER")
+            )
     blocks = "".join(_block(name, found, roles[name]) for name, found in cohorts.items())
     leakage = {"crosswalks": [{"table": str(path)} for path in crosswalks]} if crosswalks else {}
     overlaps = (
@@ -259,7 +308,12 @@ def config_text(
         if leakage
         else "# leakage: {crosswalks: [{table: BraTS2021_MappingToTCIA.xlsx}]}\n"
     )
-    frozen = f", freeze: {_flow(str(freeze))}" if freeze else ""
+    encoders = (
+        "# Finished encoders, used as they are; what they were trained on is not known here, and every table says so.\n"
+        if "freeze" in pretraining
+        else "# Encoders: every method with and without Group-DRO over `groups` (cohort, disease, cohort_x_disease or column:NAME).\n"
+        "# Presets are in resources/presets.yaml: `modern` needs a GPU, `demo` shows the machinery on a CPU.\n"
+    )
     return f"""# A study, written by `neurorad init`. Check the roles, then ask `neurorad doctor` what would stop it.
 # Every key is explained in workflow/schemas/config.schema.yaml, and a wrong one is refused before any job runs.
 
@@ -271,11 +325,9 @@ labels: {{unknown: quarantine}}
 
 {overlaps}{leak}
 # The volumes: mm, voxels, bias correction, brain mask (hd-bet needs its released weights: init --hd-bet FOLDER).
-imaging: {{spacing: 1, shape: [160, 192, 160], n4: true, brain_mask: {_flow(dict(mask))}}}
+imaging: {_flow(dict(imaging))}
 
-# Encoders: every method with and without Group-DRO over `groups` (cohort, disease, cohort_x_disease or column:NAME).
-# Presets are in resources/presets.yaml: `modern` needs a GPU, `demo` shows the machinery on a CPU.
-pretraining: {{methods: [byol, dino, mae, moco], objectives: [base, dro], seeds: [0], preset: modern, groups: cohort{frozen}}}
+{encoders}pretraining: {_flow(dict(pretraining))}
 
 # Nested cross-validation; `bootstrap` resamples of patients make each confidence interval.
 evaluation: {{folds: 5, repeats: 10, bootstrap: 2000, seed: 0}}
@@ -296,10 +348,12 @@ def _block(name: str, found: Found, role: Sequence[str]) -> str:
         f"    images: {_flow(str(found.images))}",
     ]
     lines += [f"    {key}: {_flow(value)}" for key, value in found.own.items()]
-    if found.release in ("bids", "generic"):
-        lines.append("    state: skull  # stripped, defaced or skull: what the images show")
+    if "state" in found.own:
+        lines[-1] += "  # stripped, defaced or skull: as its first scan shows; a scan that shows another is left out"
     lines.append(
-        f"    labels: {_flow(str(found.labels))}" if found.labels else "    # labels: its label table; none was found"
+        f"    labels: {_flow(str(found.labels))}"
+        if found.labels
+        else "    # labels: its label table; none was found (docs/releases.md says what its columns are)"
     )
     lines.append(f"    shards: {jobs}  # jobs its volumes are made in")
     return "\n".join(lines) + "\n"
