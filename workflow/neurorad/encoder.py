@@ -178,8 +178,9 @@ def architecture_of(card: Mapping[str, Any]) -> Architecture:
 def load_encoder(folder: str | Path) -> tuple[Encoder, dict[str, Any]]:
     """A pretrained encoder, in evaluation mode on the CPU, and its card; of its own folder or of an exported one.
 
-    >>> encoder, card = load_encoder("results/encoders/byol-dro-s0")  # doctest: +SKIP
-    >>> features = encoder(volumes)  # doctest: +SKIP
+    Examples:
+        >>> encoder, card = load_encoder("results/encoders/byol-dro-s0")  # doctest: +SKIP
+        >>> features = encoder(volumes)  # doctest: +SKIP
 
     Raises:
         InputError: missing or damaged folder, or weights that do not fit the card.
