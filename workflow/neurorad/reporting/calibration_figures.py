@@ -12,6 +12,7 @@ from neurorad.reporting.inputs import Tables
 from neurorad.reporting.marker_figures import COMMON, chance, endpoint_label
 from neurorad.reporting.theme import (
     GREY,
+    GUIDE,
     INK,
     METHOD_COLOURS,
     METHOD_LABELS,
@@ -86,7 +87,7 @@ def _lines(panel: Axes, rows: pd.DataFrame, encoders: list[str], metric: str, do
 
 
 def _calibration(panel: Axes, rows: pd.DataFrame, encoders: list[str], name: str) -> None:
-    panel.plot([0, 1], [0, 1], color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+    panel.plot([0, 1], [0, 1], **GUIDE, zorder=0)
     _lines(panel, rows, encoders, "observed_share", dots=True)
     panel.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="predicted probability", ylabel="share positive")
     panel.set_title(f"{endpoint_label(name)}: calibration", fontsize=7.5)
@@ -105,7 +106,7 @@ def _decision(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
 
 def _retained(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
     shown = _lines(panel, rows, encoders, "balanced_accuracy_retained")
-    panel.axhline(0.5, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+    panel.axhline(0.5, **GUIDE, zorder=0)
     low, high = np.nanmin([*shown["value"], 0.5]), np.nanmax([*shown["value"], 0.6])
     panel.set(xlim=(1.03, 0.47), ylim=(low - 0.05, high + 0.05), xlabel="share of patients retained")
     panel.set_ylabel("balanced accuracy")

@@ -13,6 +13,7 @@ from neurorad.endpoints import endpoints
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
     GREY,
+    GUIDE,
     INK,
     METHOD_COLOURS,
     METHOD_LABELS,
@@ -220,7 +221,7 @@ def not_estimable(panel: Axes, y: float, x: float, text: str = "not estimable") 
 
 def chance(panel: Axes, value: float = 0.5) -> None:
     """A dotted line where a guess would be."""
-    panel.axvline(value, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+    panel.axvline(value, **GUIDE, zorder=0)
 
 
 def objective_handles(encoders: Iterable[str]) -> list:
@@ -243,7 +244,7 @@ def objective_handles(encoders: Iterable[str]) -> list:
         for name in OBJECTIVES
         if name in shown
     ]
-    return [*handles, Line2D([], [], color="#BBBBBB", lw=0.7, ls=":", label="chance")]
+    return [*handles, Line2D([], [], **GUIDE, label="chance")]
 
 
 def draw_differences(tables: Tables) -> Figure:

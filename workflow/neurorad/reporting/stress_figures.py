@@ -10,6 +10,7 @@ import pandas as pd
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.survival_figures import encoder_handles, line_style
 from neurorad.reporting.theme import (
+    GUIDE,
     NothingToDrawError,
     encoder_label,
     finish,
@@ -64,7 +65,7 @@ def draw_stress(tables: Tables) -> Figure:
 
 
 def _by_severity(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
-    panel.axhline(0, color="#BBBBBB", lw=0.7, ls=":")
+    panel.axhline(0, **GUIDE)
     panel.set_xticks([1, 2, 3])
     if rows.empty:
         say_nothing(panel, "not estimable")

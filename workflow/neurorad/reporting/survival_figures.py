@@ -23,6 +23,7 @@ from neurorad.reporting.marker_figures import (
 )
 from neurorad.reporting.theme import (
     GREY,
+    GUIDE,
     INK,
     METHOD_COLOURS,
     NothingToDrawError,
@@ -125,7 +126,7 @@ def _time_auc(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
     rows = rows[rows["metric"].isin(TIMES)]
     panel.set_ylabel("AUC")
     if _curve(panel, rows.assign(months=rows["metric"].map(TIMES)), encoders, "months", marker="o", ms=2.5):
-        panel.axhline(0.5, color="#BBBBBB", lw=0.7, ls=":")
+        panel.axhline(0.5, **GUIDE)
         panel.set_xticks(list(TIMES.values()))
 
 
@@ -145,7 +146,7 @@ def _brier_gain(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
 def _calibration(panel: Axes, rows: pd.DataFrame, encoders: list[str]) -> None:
     panel.set_ylabel("observed risk")
     if _curve(panel, rows[rows["metric"] == "observed_risk_12m"], encoders, "at", marker="o", ms=2):
-        panel.plot([0, 1], [0, 1], color="#BBBBBB", lw=0.7, ls=":")
+        panel.plot([0, 1], [0, 1], **GUIDE)
         panel.set_xlim(0, 1)
         panel.set_ylim(-0.02, 1.02)
 

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,8 @@ SITE_COLOURS = dict(zip(COHORTS, PALETTE, strict=True))
 GREY = "#8A8A8A"
 INK = "#222222"
 ALARM = "#B00020"
+GUIDE: Mapping[str, Any] = {"color": GREY, "lw": 0.8, "ls": ":"}
+"""A line that numbers are compared with: chance, no difference, equal weights."""
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -191,10 +193,8 @@ def count_range(counts: Iterable[float]) -> str:
 
 def say_nothing(axes: Axes, text: str) -> None:
     """Fill a panel that has nothing to draw with the grey reason, so that it is never merely empty."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    # Not by its ticks: those of a shared axis come back with the next panel.
+    axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic", wrap=True)
 
 

@@ -8,6 +8,7 @@ from neurorad.encoder_names import encoder_parts
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
     GREY,
+    GUIDE,
     INK,
     METHOD_COLOURS,
     METHOD_LABELS,
@@ -68,7 +69,7 @@ def draw_training(tables: Tables) -> Figure:
             continue
         for (_, group), part in weights.sort_values("step").groupby(["encoder", "group"], sort=True):
             bottom.plot(part["step"], part["weight"], color=shade[str(group)], label=str(group))
-        bottom.axhline(1 / weights["group"].nunique(), color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+        bottom.axhline(1 / weights["group"].nunique(), **GUIDE, zorder=0)
         bottom.set_ylim(0, None)
         if weighted is not None and weighted != "dro":
             bottom.set_title(f"under {OBJECTIVE_LABELS[weighted]}", fontsize=7)

@@ -12,6 +12,7 @@ import pandas as pd
 from neurorad.encoder_names import encoder_parts
 from neurorad.reporting.inputs import Tables
 from neurorad.reporting.theme import (
+    GUIDE,
     INK,
     METHOD_COLOURS,
     colours,
@@ -70,7 +71,7 @@ def draw_page(encoder: str, tables: Tables) -> Figure:
         say_nothing(weights, "no groups.csv given")
         say_nothing(entropy, "no groups.csv given")
     else:
-        weights.axhline(1 / len(shade), color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+        weights.axhline(1 / len(shade), **GUIDE, zorder=0)
         weights.set_ylim(0, None)
         _draw_entropy(entropy, groups, base_groups if against else None, len(shade), colour)
     entropy.set_title("groups that carry weight")
@@ -126,7 +127,7 @@ def _draw_entropy(axes: Axes, groups: pd.DataFrame, base: pd.DataFrame | None, c
     for table, style in ((base, BASE_LINE), (groups, {"color": colour})):
         if table is not None and len(table):
             axes.plot(*weight_carriers(table), **style)
-    axes.axhline(count, color="#BBBBBB", lw=0.7, ls=":", zorder=0)
+    axes.axhline(count, **GUIDE, zorder=0)
     axes.set_ylim(0, count * 1.08)
 
 
