@@ -95,6 +95,8 @@ def test_the_reader_chooses_the_theme(page):
 def test_a_narrow_window_scrolls_figures_and_not_the_page(page):
     page.command("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
     assert page.js("document.documentElement.scrollWidth") <= 400
+    hint = "getComputedStyle(document.querySelector('figcaption'), '::before').content"
+    assert "sideways" in page.js(hint)
     page.command("Emulation.clearDeviceMetricsOverride")
 
 

@@ -147,6 +147,17 @@ def test_a_panel_with_nothing_says_why():
     assert texts(figure) == ["no patient"]
 
 
+def test_an_axis_that_an_empty_panel_shares_brings_it_no_ticks():
+    with theme():
+        figure = new_figure(2.0)
+        empty, drawn = figure.subplots(2, sharex=True)
+        say_nothing(empty, "not estimable")
+        drawn.set_xticks([12, 18, 24])
+    figure.draw_without_rendering()
+    below = [panel.get_window_extent().y0 - panel.get_tightbbox().y0 for panel in (empty, drawn)]
+    assert below[0] == pytest.approx(0, abs=0.5) and below[1] > 2
+
+
 def test_files_carry_title_and_description_and_no_date(tmp_path):
     with theme():
         figure = new_figure(1.0)

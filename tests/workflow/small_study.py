@@ -45,7 +45,7 @@ STUDY = {
         "min_patients": 1,
     },
     "evaluation": {"folds": 2, "repeats": 1, "bootstrap": 100, "seed": 0},
-    "explanation": {"endpoints": ["idh1", "os"], "patients": 2, "layer": "layer3"},
+    "explanation": {"endpoints": ["idh1", "os"], "patients": 2, "layer": "layer3", "native": "t1c"},
 }
 
 
@@ -101,5 +101,8 @@ def digests(folder: Path, *patterns: str) -> dict[str, str]:
     return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-RESULTS = ("tables/*", "figures/*", "embeddings/*/*", "evaluation/**/*.parquet", "encoders/*/*", "cohorts/**/*.tsv")
+RESULTS = (
+    *("tables/*", "figures/*", "embeddings/*/*", "evaluation/**/*.parquet", "encoders/*/*", "cohorts/**/*.tsv"),
+    "explanation/*/*/native/*",
+)
 """What must be equal, byte by byte, whatever happened on the way."""

@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import yaml
 
@@ -87,6 +90,62 @@ def test_the_names_of_a_hospital_are_in_no_other_file_than_the_lists_of_its_own_
     assert holding <= {"cohorts/cuimc/scans.tsv", "cohorts/cuimc/unknown_files.txt"}
     crate = (results / "provenance" / "ro-crate-metadata.json").read_text()
     assert "unknown_files" not in crate and "scans.tsv" in crate
+
+
+def test_each_map_is_also_a_file_on_the_grid_of_the_scan_as_it_came(study):
+    """A scan's grid is that of its t1c as the phantom wrote it; of DICOM, that of the slices' headers."""
+    results = study / "results"
+    listed = pd.concat([pd.read_csv(path, sep="\t", dtype=str) for path in results.glob("cohorts/*/scans.tsv")])
+    listed = listed.set_index("scan").fillna("")
+    shown = {"nifti": 0, "dicom": 0}
+    for folder in sorted(results.glob("explanation/*/*")):
+        drawn = np.load(folder / "maps.npz")["scan"].tolist()
+        native = {path.name: path for path in (folder / "native").iterdir()}
+        assert set(native) == {f"{scan}.{kind}.nii.gz" for scan in drawn for kind in ("evidence", "against")}
+        for name, path in native.items():
+            scan = listed.loc[name.split(".")[0]]
+            found = nib.load(path)
+            assert np.isfinite(found.get_fdata()).all()
+            if scan["t1c"]:
+                scanned = nib.load(study / scan["t1c"])
+                assert found.shape == scanned.shape and np.allclose(found.affine, scanned.affine, atol=1e-4)
+                shown["nifti"] += 1
+            else:
+                shown["dicom"] += 1
+                slices = [
+                    pydicom.dcmread(path) for path in sorted((study / scan["dicom"]).rglob("*")) if path.is_file()
+                ]
+                assert any(_is_grid_of(found, series) for series in _by_series(slices))
+    assert min(shown.values()) > 0, shown
+
+
+def _by_series(slices: list) -> list[list]:
+    series: dict[str, list] = {}
+    for one in slices:
+        series.setdefault(one.SeriesInstanceUID, []).append(one)
+    return list(series.values())
+
+
+def _is_grid_of(image: nib.Nifti1Image, series: list) -> bool:
+    """Whether a series' slices, by their own headers, have as many voxels and the same corners in RAS mm."""
+    first = series[0]
+    if sorted(image.shape) != sorted((first.Rows, first.Columns, len(series))):
+        return False
+    across = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    steps = [(first.Columns - 1) * float(first.PixelSpacing[1]), (first.Rows - 1) * float(first.PixelSpacing[0])]
+    ends = [
+        np.array(one.ImagePositionPatient, float) + x * steps[0] * across[0] + y * steps[1] * across[1]
+        for one in series
+        for x in (0, 1)
+        for y in (0, 1)
+    ]
+    lps = np.array(ends) * [-1, -1, 1]
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape) - 1)
+    placed = corners @ image.affine[:3, :3].T + image.affine[:3, 3]
+    return bool(
+        np.allclose(lps.min(axis=0), placed.min(axis=0), atol=0.1)
+        and np.allclose(lps.max(axis=0), placed.max(axis=0), atol=0.1)
+    )
 
 
 def test_the_report_needs_no_network_and_says_what_could_not_be_estimated(study):
