@@ -207,6 +207,15 @@ def test_other_pages_and_the_appendix_appear_when_they_are_given(parts):
     assert page.text.count(EVIL) == 2
 
 
+def test_of_finished_encoders_the_head_claims_no_pretraining_and_names_no_folder(parts):
+    parts["config"] = (
+        "pretraining: {methods: [byol], objectives: [dro], seeds: [0], preset: demo, freeze: /home/me/enc}\n"
+    )
+    head = " ".join(Page(report_html(**parts)).text.split("Who was scanned")[0].split())
+    assert "Pretrained on not known here: finished encoders were given" in head
+    assert "/home/me" not in head and "preset demo" not in head
+
+
 def test_the_head_says_what_was_run_on_what_and_when(parts):
     parts |= {"date": "2031-02-03", "config": "phantom: {seed: 0}\nevaluation: {folds: 5}\n"}
     head = " ".join(Page(report_html(**parts)).text.split("Who was scanned")[0].split())
@@ -294,9 +303,9 @@ def test_the_plan_of_the_tables_is_said_once_at_the_top(parts):
 def test_the_answer_is_the_verdict_of_the_comparison(parts, study):
     assert verdict(study.comparison) in Page(report_html(**parts)).text
     parts["tables"]["comparison"] = study.comparison.assign(metric="c_index_difference")
-    assert "No paired comparison was given, so this report cannot say" in Page(report_html(**parts)).text
+    assert "No paired comparison of AUCs could be made, so this report cannot say" in Page(report_html(**parts)).text
     del parts["tables"]["comparison"]
-    assert "No paired comparison was given, so this report cannot say" in Page(report_html(**parts)).text
+    assert "No paired comparison of AUCs could be made, so this report cannot say" in Page(report_html(**parts)).text
 
 
 def test_exclusions_are_counted_by_reason_even_where_a_reason_is_missing(parts):

@@ -54,5 +54,7 @@ def _first(results: Path) -> list[str]:
     qc = sorted(results.glob("volumes/*/qc.html"))
     lines = [f"Look first at {results.name}/{page.name}." for page in pages]
     if qc:
-        lines.append(f"Then at {results.name}/volumes/*/qc.html: every volume of {len(qc)} cohorts.")
+        lines.append(
+            f"Then at {results.name}/volumes/*/qc.html: every volume of {len(qc)} cohort{'s' * (len(qc) > 1)}."
+        )
     return lines

@@ -56,7 +56,7 @@ def _plan(tables: Mapping[str, pd.DataFrame]) -> str:
 def _answer(tables: Mapping[str, pd.DataFrame]) -> str:
     comparison = tables.get("comparison")
     if comparison is None or not (comparison["metric"] == "auc_difference").any():
-        return "<p><strong>Does +DRO help?</strong> No paired comparison was given, so this report cannot say.</p>"
+        return "<p><strong>Does +DRO help?</strong> No paired comparison of AUCs could be made, so this report cannot say.</p>"
     return f"<p><strong>Does +DRO help?</strong> {escape(verdict(auc_differences(comparison)))}</p>"
 
 
@@ -65,11 +65,18 @@ def _facts(
 ) -> list[tuple[str, str]]:
     """Name and text of each fact; what was not given is left out."""
     probe, cohorts = tables.get("probe"), tables.get("supplementary_1_cohorts")
+    pretraining, evaluation = settings.get("pretraining") or {}, settings.get("evaluation") or {}
+    finished = "freeze" in pretraining
     facts = [("Made", f"by NeuroRAD {__version__}" + (f" on {date}" if date else ""))]
     if cohorts is not None:
         each = cohorts[cohorts["cohort"] != "total"]
         facts += [
-            ("Pretrained on", _counted(each, "pretraining_scans", "pretraining_patients")),
+            (
+                "Pretrained on",
+                "not known here: finished encoders were given"
+                if finished
+                else _counted(each, "pretraining_scans", "pretraining_patients"),
+            ),
             ("Tested on", _counted(each, "evaluated_scans", "evaluated_patients")),
         ]
     if probe is not None:
@@ -84,8 +91,7 @@ def _facts(
                 f"{int(known['value'].isna().sum())} of {len(known)} AUCs within a site; they are shown as such",
             ),
         ]
-    pretraining, evaluation = settings.get("pretraining") or {}, settings.get("evaluation") or {}
-    if pretraining:
+    if pretraining and not finished:
         facts.append(("Pretraining", "; ".join(f"{key} {_text(value)}" for key, value in pretraining.items())))
     if evaluation:
         facts.append(("Evaluation", "; ".join(f"{key} {_text(value)}" for key, value in evaluation.items())))

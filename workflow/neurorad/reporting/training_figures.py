@@ -84,7 +84,8 @@ def draw_training(tables: Tables) -> Figure:
         handles.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     finish(figure, tables.leakage, list(handles.values()))
     trained = ""
-    if tables.manifest is not None:
+    # Finished encoders were trained elsewhere: the manifest of this study is empty.
+    if tables.manifest is not None and len(tables.manifest):
         people = tables.table("manifest")[["cohort", "patient"]].drop_duplicates()
         trained = f", on {len(tables.manifest)} scans of {len(people)} patients"
     figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}{trained}.")
