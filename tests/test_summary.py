@@ -25,7 +25,7 @@ def test_made_left_out_and_where_to_look(tmp_path):
         "Mind: LEAKAGE NOT EXCLUDED: why",
         "Left out: 3 entries (2 at volume, 1 at leakage), most from x 3; each with its reason in results/cohorts/*/excluded.tsv.",
         "Look first at results/report.html.",
-        "Then at results/volumes/*/qc.html: every volume of 1 cohorts.",
+        "Then at results/volumes/*/qc.html: every volume of 1 cohort.",
     ]
 
 

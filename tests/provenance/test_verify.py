@@ -90,6 +90,16 @@ def test_a_file_that_no_job_made_is_foreign(study, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "3 files listed, 0 missing or changed, 1 foreign"
 
 
+def test_what_lies_in_a_folder_that_is_a_jobs_output_is_not_foreign(study):
+    native = study.parent.parent / "explanation" / "byol-base-s0" / "idh1" / "native"
+    native.mkdir(parents=True)
+    (native / "s0.evidence.nii.gz").write_text("x")
+    assert [finding.kind for finding in foreign(study.parent, read_json(study))] == ["foreign"]
+    name = urlsafe_b64encode(b"results/explanation/byol-base-s0/idh1/native").decode()
+    (study.parents[2] / ".snakemake" / "metadata" / name).write_text('{"rule": "native"}')
+    assert foreign(study.parent, read_json(study)) == []
+
+
 def test_a_file_beside_the_results_is_nobodys_business(study):
     (study.parent.parent / "notes.txt").write_text("mine")
     assert foreign(study.parent, read_json(study)) == []

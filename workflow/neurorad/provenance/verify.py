@@ -72,7 +72,8 @@ def foreign(folder: Path, metadata: dict[str, Any]) -> list[Finding]:
         for path in present
         if path.resolve() not in listed
         and not path.name.startswith((".", "events.out.tfevents"))
-        and record_of(study, path.relative_to(study).as_posix()) is None
+        # A job's output may be a whole folder, as the maps on the scanner's grids are.
+        and not any(record_of(study, place.relative_to(study).as_posix()) for place in (path, path.parent))
     ]
 
 
