@@ -53,8 +53,9 @@ def n4(image: Image, mask: np.ndarray | None = None) -> Image:
     """N4 bias field correction (Tustison 2010), the field estimated at about 9 mm: it is smoother than that.
 
     It stops when an iteration changes the field by less than 0.1 %: going on for twice the time moved z-scored voxels by
-    0.02 to 0.04, less than another choice of the shrink factor does. Inside a mask, a field that runs away is estimated
-    again with more points; without one (a copy for registration) 12 mm are enough.
+    0.02 to 0.04, less than another choice of the shrink factor does. Inside a mask, voxels of 0 do not count: 40 of them in
+    61,000 made a field of 1.1 run away to 7. One that still does is estimated again with more points. Without a mask (a
+    copy for registration) 12 mm are enough.
 
     Raises:
         ScanError: it runs away at every resolution.
@@ -63,7 +64,7 @@ def n4(image: Image, mask: np.ndarray | None = None) -> Image:
         return _n4(image, None, 12)
     counted = mask & (image.voxels > 0)
     for detail in (9, 6, 3, 1):
-        corrected = _n4(image, mask, detail)
+        corrected = _n4(image, counted, detail)
         low, high = np.percentile(image.voxels[counted] / np.maximum(corrected.voxels[counted], 1e-9), [0.5, 99.5])
         if high <= MAX_FIELD * low:
             return corrected
@@ -244,6 +245,18 @@ def resample(image: Image, onto: Image, transform: np.ndarray, nearest: bool = F
         voxels, to_voxels[:3, :3], to_voxels[:3, 3], output_shape=onto.voxels.shape, order=0 if nearest else 1
     )
     return Image(moved.astype(np.float32), onto.affine)
+
+
+def resample_inside(image: Image, inside: np.ndarray, onto: Image, transform: np.ndarray) -> Image:
+    """As `resample`, of the voxels of a boolean mask alone; 0 where none of them is near.
+
+    The weights of the others are left out and the rest scaled up (normalized convolution: Knutsson and Westin 1993, doi
+    10.1109/CVPR.1993.341081), so that the edge of a brain is mixed neither with the zeros around a stripped one nor
+    with the skull around another: by its edge alone a probe told the two apart.
+    """
+    weights = resample(Image(inside.astype(np.float32), image.affine), onto, transform).voxels
+    summed = resample(Image(np.where(inside, image.voxels, 0).astype(np.float32), image.affine), onto, transform).voxels
+    return Image(np.divide(summed, weights, out=np.zeros_like(summed), where=weights > 1e-3), onto.affine)
 
 
 def resample_mask(mask: np.ndarray, image: Image, onto: Image, transform: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 Order (as the BraTS reference pipeline, CaPTk issue 1045, with the brain found first, so that jaw and neck cannot pull
 at a registration): read and reorient; brain mask on t1c unless the scan is already stripped; brain to atlas; an
-N4-corrected copy drives the registration of native sequences to t1c, inside the brain; every original sequence resampled once onto the store's grid; N4 inside the brain; z-score
-inside the brain with background exactly 0.
+N4-corrected copy drives the registration of native sequences to t1c, inside the brain; every original sequence resampled
+once onto the store's grid, from voxels of the brain alone; N4 inside the brain; z-score inside the brain with background
+exactly 0.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from neurorad.imaging.registration import (
     motion,
     n4,
     resample,
+    resample_inside,
     resample_mask,
     without_scale,
     working_copy,
@@ -167,7 +169,8 @@ def make_volume(
     voxels, inside = np.zeros((len(SEQUENCES), *mask.shape), np.float32), {}
     for channel, name in enumerate(SEQUENCES):
         if name in images:
-            moved = resample(images[name], atlas.target, to_t1c[name] @ to_atlas)
+            own = _on_its_grid(brain.mask, images["t1c"], images[name], to_t1c[name])
+            moved = resample_inside(images[name], own, atlas.target, to_t1c[name] @ to_atlas)
             voxels[channel], offset = _normalise(moved, mask, bool(settings["n4"]), name, quality)
             inside[name] = voxels[channel][mask] + offset
             quality[f"{name}_saturated"] = numbers.saturated(images[name].voxels)
@@ -188,6 +191,13 @@ def make_volume(
         {name: _grid(files[name]) for name in images},
         sheet(voxels, before, atlas.target.voxels),
     )
+
+
+def _on_its_grid(brain: np.ndarray, t1c: Image, image: Image, to_image: np.ndarray) -> np.ndarray:
+    """The brain's mask on the grid of another sequence; what that sequence does not show (0) is no brain."""
+    if not (same_grid([t1c, image]) and np.array_equal(to_image, np.eye(4))):
+        brain = resample_mask(brain, t1c, image, np.linalg.inv(to_image))
+    return brain & (image.voxels != 0)
 
 
 def _grid(path: Path) -> dict[str, list]:
