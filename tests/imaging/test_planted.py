@@ -9,7 +9,7 @@ import pytest
 
 from neurorad.imaging.quality import displacement
 from neurorad.imaging.registration import motion as size_of
-from neurorad.imaging.registration import n4, resample, resample_mask, without_scale
+from neurorad.imaging.registration import n4, resample, resample_inside, resample_mask, without_scale
 from neurorad.imaging.scan import Image
 from neurorad.imaging.volume import Atlas, _find_brain, make_volume
 from neurorad.phantom import render
@@ -90,26 +90,28 @@ def atlas() -> Atlas:
 
 TOLERANCES = {
     #                 motion mm  deg  pose mm  deg  Dice  bias left
-    "brats-gli-pre": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "brats-gli-post": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "brats-men": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "brats-met": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "brats-ped": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "lumiere": (0.5, 0.5, 2.5, 2.5, 0.97, 0.4),
-    "mu-glioma-post": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "ucsf-pdgm": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "upenn-gbm": (0.5, 0.5, 2.5, 2.5, 0.99, 0.4),
-    "cuimc": (0.5, 0.5, 2.5, 2.5, 0.97, 0.4),
+    "brats-gli-pre": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "brats-gli-post": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "brats-men": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "brats-met": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "brats-ped": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "lumiere": (0.5, 0.5, 1.5, 1.5, 0.97, 0.35),
+    "mu-glioma-post": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "ucsf-pdgm": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "upenn-gbm": (0.5, 0.5, 1.5, 1.5, 0.99, 0.35),
+    "cuimc": (0.5, 0.5, 1.5, 1.5, 0.97, 0.35),
 }
 """Root mean square over a head in mm and degrees, of a sequence to t1c and of the scan to the atlas; Dice of the brain on
 the store's grid; SD of what N4 leaves of the log receive field over the SD of what was planted.
 
-Measured: motion up to 0.40 mm and 0.29 degrees on stripped brains, up to 0.68 mm at the two sites with heads (mutual information
-of T2 with T1c inside the brain alone has its optimum beside the planted motion); Dice 1.000 and 0.983; bias left 0.09 to 0.38.
-The way to the atlas still depends on how the head lay, by 0.1 to 2.1 mm and 2.2 degrees: the search ends at 4 mm."""
+Measured: motion up to 0.41 mm and 0.30 degrees; Dice 1.000 and, with heads, 0.983; bias left 0.08 to 0.30. The way to the atlas
+depends on how the head lay by 0.2 to 1.2 mm and 1.0 degree: the search ends at 4 mm, as a last level of 2 mm would take four
+times as long and on three sites changed 0.5 mm by less than 0.1."""
 
 
-def bias_left(study: Study, scan: dict, image_of: Image, mask: np.ndarray, target: Image, pose: np.ndarray) -> float:
+def bias_left(
+    study: Study, scan: dict, image_of: Image, own: np.ndarray, mask: np.ndarray, target: Image, pose: np.ndarray
+) -> float:
     """SD inside the brain of what N4 leaves of the planted log receive field, over the SD of the field.
 
     The same scan rendered without a field shows what was planted, and what N4 takes for bias that is anatomy.
@@ -119,7 +121,7 @@ def bias_left(study: Study, scan: dict, image_of: Image, mask: np.ndarray, targe
     plain = image(made.images["t1c"], made.grids["t1c"].affine)
     before, fields = [], []
     for one in (image_of, plain):
-        there = resample(one, target, pose)
+        there = resample_inside(one, own, target, pose)
         brain = Image(np.where(mask, np.maximum(there.voxels, 0), 0).astype(np.float32), target.affine)
         corrected = n4(brain, mask)
         before.append(brain.voxels)
@@ -154,7 +156,7 @@ def test_what_was_planted_at_a_site_is_recovered(tmp_path, atlas, cohort):
     there = resample_mask(brain.voxels > 0, brain, atlas.target, to_atlas)
     mask = (volume.voxels != 0).any(axis=0)
     overlapping = 2 * (mask & there).sum() / (mask.sum() + there.sum())
-    remaining = bias_left(study, scan, images["t1c"], mask, atlas.target, to_atlas)
+    remaining = bias_left(study, scan, images["t1c"], brain.voxels > 0, mask, atlas.target, to_atlas)
     print(
         f"{cohort} ({render.scanner_of(study, scan)[0]}): "
         + ", ".join(f"{n} {mm:.2f} mm {deg:.2f} deg" for n, (mm, deg) in moved.items())
