@@ -128,7 +128,7 @@ def test_the_log_rank_test_is_that_of_the_encoder_and_site(p, says):
     rows = [{**row, "metric": "log_rank_p", "value": p}]
     rows += [{**row, **other, "metric": "log_rank_p", "value": 0.5} for other in ({"site": "x"}, {"encoder": "x"})]
     axes = figure("fig4b_kaplan_meier", Tables(curves=curves, survival=pd.DataFrame(rows[::-1]))).axes[0]
-    assert axes.get_legend().get_title().get_text() == says
+    assert says in texts(axes)
 
 
 def test_no_test_is_claimed_that_nobody_made():
@@ -173,7 +173,7 @@ def test_markers_are_lettered_once_whatever_the_number_of_encoders(drawn, study)
     assert titles == [f"{letter}  {pair}" for letter, pair in zip("ABCDEFGHI", pairs, strict=True)]
     for axes in drawn("fig5_marker_survival").axes:
         assert [line.get_label() for line in axes.lines] == ["negative", "positive"]
-        assert axes.get_legend().get_title().get_text() == "log-rank p < 0.001"
+        assert "log-rank p < 0.001" in texts(axes)
 
 
 def test_the_curve_of_a_marker_is_that_of_the_table(drawn, study):

@@ -105,9 +105,10 @@ def draw_cohorts(tables: Tables) -> Figure:
         panel.set_yticks(range(len(cohorts)), cohorts if panel is axes[0] else [""] * len(cohorts))
         panel.tick_params(axis="y", length=0)
     finish(figure, tables.leakage, axes[2].get_legend_handles_labels()[0])
+    count = scans["cohort"].nunique()
     figure.set_label(
         f"{len(scans)} scans of {len(scans[['cohort', 'patient']].drop_duplicates())} patients in "
-        f"{scans['cohort'].nunique()} cohorts; clinical rows of {len(patients)} patients."
+        f"{count} cohort{'s' if count != 1 else ''}; clinical rows of {len(patients)} patients."
     )
     return figure
 

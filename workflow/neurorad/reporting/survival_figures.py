@@ -244,27 +244,30 @@ def kaplan_meier(panel: Axes, curves: pd.DataFrame, title: str, p: float | None)
             panel.fill_between(months, part["ci_low"], part["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
         for tick in ticks:
             _below(panel, tick, -29 - 8 * i, _at_risk(part, tick * MONTH), colour)
+        # The rows are the legend too: inside the panel one would lie on a curve or its band.
+        _below(panel, 0, -29 - 8 * i, stratum.rsplit(" ", 1)[-1], colour, "right", -10)
     _below(panel, 0, -20, "at risk", INK)
-    test = None if p is None else "log-rank not estimable" if math.isnan(p) else f"log-rank {format_p(p)}"
-    legend = panel.legend(loc="upper right", handlelength=1.8, borderaxespad=0, title=test, title_fontsize=6.5)
-    legend.set_frame_on(True)
-    legend.get_frame().set(facecolor="white", edgecolor="none", alpha=0.75)
+    if p is not None:
+        test = "log-rank not estimable" if math.isnan(p) else f"log-rank {format_p(p)}"
+        _below(panel, last * 1.03, -29 - 8 * len(strata), test, INK, "right")
     panel.set_xticks(ticks)
     panel.set_xlim(0, last * 1.03)
     panel.set_ylim(0, 1.04)
     panel.set_xlabel("months", labelpad=0)
 
 
-def _below(panel: Axes, month: float, points: float, text: str, colour: str) -> None:
+def _below(
+    panel: Axes, month: float, points: float, text: str, colour: str, side: str = "center", shift: float = 0
+) -> None:
     """A line of text under the axis, at a distance in points: a share of the panel's height would never settle."""
     panel.annotate(
         text,
         (month, 0),
-        (0, points),
+        (shift, points),
         xycoords=panel.get_xaxis_transform(),
         textcoords="offset points",
         color=colour,
-        ha="center",
+        ha=side,
         va="center",
         fontsize=6,
     )
