@@ -171,6 +171,7 @@ def encoders_in(folder: Path, *names: str) -> Path:
     contract = {"spacing_mm": 3.0, "shape": [48, 64, 48], "n4": True, "missing_sequence": "zero"}
     fixed = {"sequences": ["t1n", "t1c", "t2w", "t2f"], "axes": "RAS", "atlas": "MNI152 ICBM 2009a symmetric, rigid"}
     contract |= fixed | {"normalisation": "z-score inside the brain, background 0"}
+    contract["interpolation"] = "linear, of voxels of the brain alone"
     for name in names:
         write_json(
             folder / name / "card.json", {"architecture": {}, "preprocessing": contract, "preset": {"name": "demo"}}

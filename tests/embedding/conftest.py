@@ -16,6 +16,7 @@ CONTRACT = {
     "spacing_mm": 4.0,
     "shape": list(SHAPE),
     "atlas": "MNI152 ICBM 2009a symmetric, rigid",
+    "interpolation": "linear, of voxels of the brain alone",
     "n4": True,
     "normalisation": "z-score inside the brain, background 0",
     "missing_sequence": "exclude",

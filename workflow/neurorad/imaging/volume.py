@@ -123,6 +123,7 @@ def contract(settings: dict[str, Any]) -> dict[str, Any]:
         "atlas": f"sha256 {settings['atlas']['sha256']}, rigid"
         if "atlas" in settings
         else "MNI152 ICBM 2009a symmetric, rigid",
+        "interpolation": "linear, of voxels of the brain alone",
         "n4": bool(settings["n4"]),
         "normalisation": "z-score inside the brain, background 0",
         "missing_sequence": settings.get("missing_sequence", "exclude"),
