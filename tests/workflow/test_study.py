@@ -100,7 +100,8 @@ def test_each_map_is_also_a_file_on_the_grid_of_the_scan_as_it_came(study):
     shown = {"nifti": 0, "dicom": 0}
     for folder in sorted(results.glob("explanation/*/*")):
         drawn = np.load(folder / "maps.npz")["scan"].tolist()
-        native = {path.name: path for path in (folder / "native").iterdir()}
+        # Snakemake leaves a time stamp of its own in a folder that is an output.
+        native = {path.name: path for path in (folder / "native").glob("*.nii.gz")}
         assert set(native) == {f"{scan}.{kind}.nii.gz" for scan in drawn for kind in ("evidence", "against")}
         for name, path in native.items():
             scan = listed.loc[name.split(".")[0]]
