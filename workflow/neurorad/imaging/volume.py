@@ -21,7 +21,6 @@ from neurorad.imaging.brain import brain_mask, check_volume, methods
 from neurorad.imaging.contrast import Landmarks, check_contrasts, contrasts
 from neurorad.imaging.pictures import sheet
 from neurorad.imaging.registration import (
-    FROM_FAR,
     align,
     align_within_session,
     grid,
@@ -258,10 +257,8 @@ def _fit(t1c: Image, mask: np.ndarray, atlas: Atlas, scratch: Path) -> tuple[np.
         ScanError: hardly; what was found is no brain.
     """
     brain = Image(np.where(mask, t1c.voxels, 0), t1c.affine)
-    template, moving = atlas.template.voxels, working_copy(brain)
-    near = align(atlas.template, moving, scratch, "Similarity", levels=FROM_FAR[:-1])
-    # The last level inside the atlas' brain: how the head lay in the scanner then moves the result by half as much.
-    fitted = align(atlas.template, moving, scratch, "Similarity", template > 0, near, FROM_FAR[-1:])
+    fitted = align(atlas.template, working_copy(brain), scratch, "Similarity")
+    template = atlas.template.voxels
     covered = resample(Image((brain.voxels != 0).astype(np.float32), brain.affine), atlas.template, fitted).voxels
     moved = resample(brain, atlas.template, fitted).voxels
     one, other = covered > 0.5, template > 0
