@@ -5,9 +5,12 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurorad import RESOURCES
+from neurorad.imaging.scan import Image
 from neurorad.phantom.plan import plan, read_recipe
 from neurorad.phantom.releases import write_cohort
 from neurorad.phantom.render import Study
@@ -25,6 +28,12 @@ def sound(study: Study, cohort: str, count: int) -> list[dict]:
     scans = study.plan.scans
     own = scans[(scans["cohort"] == cohort) & (scans["missing"] == "") & (scans["truncated"] == "")]
     return own.head(count).to_dict("records")
+
+
+def image(voxels: np.ndarray, affine: np.ndarray) -> Image:
+    """In RAS+ order, as `read_image` returns it."""
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(voxels.astype(np.float32), affine))
+    return Image(np.ascontiguousarray(canonical.get_fdata(dtype=np.float32)), canonical.affine)
 
 
 @pytest.fixture(scope="session")

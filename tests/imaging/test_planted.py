@@ -16,7 +16,7 @@ from neurorad.phantom import render
 from neurorad.phantom.grids import rigid
 from neurorad.phantom.render import Images, Study
 from neurorad.volumes import SEQUENCES
-from tests.imaging.conftest import sound, study_at
+from tests.imaging.conftest import image, sound, study_at
 
 SPACING = 2.0
 SETTINGS = {"spacing": 2, "shape": [80, 96, 80], "n4": False, "brain_mask": {"method": "deepbet"}}
@@ -28,12 +28,6 @@ PLANTED = {
     "t2f": rigid(np.array([2.0, 4.0, -3.0]), np.array([1.0, -4.0, -3.0]), render.HEAD_CENTRE),
 }
 """RAS mm of a sequence to RAS mm of t1c, for sites that ship their sequences on one grid."""
-
-
-def image(voxels: np.ndarray, affine: np.ndarray) -> Image:
-    """In RAS+ order, as `read_image` returns it."""
-    canonical = nib.as_closest_canonical(nib.Nifti1Image(voxels.astype(np.float32), affine))
-    return Image(np.ascontiguousarray(canonical.get_fdata(dtype=np.float32)), canonical.affine)
 
 
 def rendered(study: Study, scan: dict) -> Images:

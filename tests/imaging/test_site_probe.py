@@ -22,7 +22,7 @@ from neurorad.imaging.volume import Atlas, make_volume
 from neurorad.phantom import render
 from neurorad.phantom.grids import Grid, rigid
 from neurorad.volumes import SEQUENCES
-from tests.imaging.conftest import sound, study_at
+from tests.imaging.conftest import image, sound, study_at
 
 PATIENTS = 6
 SPACING = 3.0
@@ -46,12 +46,6 @@ def turned(grid: Grid) -> Grid:
     return Grid((z, x, y), TURN @ grid.affine @ axes)
 
 
-def canonical(voxels: np.ndarray, grid: Grid) -> Image:
-    """In RAS+ order, as `read_image` returns it."""
-    image = nib.as_closest_canonical(nib.Nifti1Image(voxels, grid.affine))
-    return Image(np.ascontiguousarray(image.get_fdata(dtype=np.float32)), image.affine)
-
-
 def shipped(study, scan, state, mask: Image | None, folder, monkeypatch):
     """Files of a patient in one state, its tumour's mask, and the statistics that a reader of the files would see."""
     grid, to_person = render.grid_of(study, scan)
@@ -71,7 +65,7 @@ def shipped(study, scan, state, mask: Image | None, folder, monkeypatch):
     for name, voxels in zip(SEQUENCES, raw, strict=True):
         files[name] = folder / f"{name}.nii.gz"
         nib.save(nib.Nifti1Image(voxels, made.grids[name].affine), files[name])
-    tumour = canonical((made.tumour > 0).astype(np.float32), made.grids["t1c"])
+    tumour = image(made.tumour > 0, made.grids["t1c"].affine)
     return files, tumour, statistics(raw, shown & ~binary_dilation(made.tumour > 0, iterations=2))
 
 

@@ -237,15 +237,16 @@ def kaplan_meier(panel: Axes, curves: pd.DataFrame, title: str, p: float | None)
     for i, stratum in enumerate(strata):
         part = drawn[drawn["stratum"] == stratum].sort_values("time")
         months = part["time"].to_numpy(float) / MONTH
-        colour = STRATUM_COLOURS.get(stratum.rsplit(" ", 1)[-1], GREY)
+        name = stratum.rsplit(" ", 1)[-1]
+        colour = STRATUM_COLOURS.get(name, GREY)
         dashes = "-" if i == 0 else (0, (4, 1.2))
-        panel.step(months, part["survival"], where="post", color=colour, ls=dashes, label=stratum.rsplit(" ", 1)[-1])
+        panel.step(months, part["survival"], where="post", color=colour, ls=dashes, label=name)
         if part["ci_low"].notna().any():
             panel.fill_between(months, part["ci_low"], part["ci_high"], step="post", color=colour, alpha=0.15, lw=0)
         for tick in ticks:
             _below(panel, tick, -29 - 8 * i, _at_risk(part, tick * MONTH), colour)
         # The rows are the legend too: inside the panel one would lie on a curve or its band.
-        _below(panel, 0, -29 - 8 * i, stratum.rsplit(" ", 1)[-1], colour, "right", -10)
+        _below(panel, 0, -29 - 8 * i, name, colour, "right", -10)
     _below(panel, 0, -20, "at risk", INK)
     if p is not None:
         test = "log-rank not estimable" if math.isnan(p) else f"log-rank {format_p(p)}"
