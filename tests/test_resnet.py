@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neurorad.encoder import LAYERS, Architecture, initialised
-from neurorad.resnet import ResNet
+from neurorad.resnet import ResNet, Stem
 
 
 def both(name: str, width: int, stem_stride: int, stem_pool: bool) -> tuple[nn.Module, nn.Module]:
@@ -38,15 +38,35 @@ def test_weights_features_and_gradients_are_those_of_monai(name, stem_stride, st
     expected = reference.state_dict()
     assert list(ours.state_dict()) == list(expected)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in ours.state_dict().items())
-    x = torch.randn(2, 4, 24, 16, 20, generator=torch.Generator().manual_seed(1))
-    features = [network(x) for network in (ours.train(), reference.train())]
+    # In float64: float32 sums round by their order in memory, which differs.
+    x = torch.randn(2, 4, 24, 16, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    features = [network(x) for network in (ours.double().train(), reference.double().train())]
     pooled = features[0].mean(dim=(2, 3, 4))
     assert pooled.shape == features[1].shape == (2, ours.dimension)
-    assert torch.allclose(pooled, features[1], rtol=0, atol=1e-6)
+    assert torch.allclose(pooled, features[1], rtol=0, atol=1e-12)
     for output in (pooled, features[1]):
         output.square().sum().backward()
     for mine, theirs in zip(ours.parameters(), reference.parameters(), strict=True):
-        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_the_stem_is_a_plain_convolution():
+    """Its memory order changes nothing but the order of sums: 1e-5 of the largest number, in float32."""
+    stem = Stem(4, 16, 7, 2, padding=3, bias=False)
+    plain = torch.nn.Conv3d(4, 16, 7, 2, padding=3, bias=False)
+    plain.load_state_dict(stem.state_dict())
+    x = torch.randn(3, 4, 20, 24, 18, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(3, 16, 10, 12, 9, generator=torch.Generator().manual_seed(2))
+    found = []
+    for layer in (stem, plain):
+        seen = x.clone().requires_grad_()
+        made = layer(seen)
+        assert made.is_contiguous()
+        (made * weights).sum().backward()
+        found.append((made.detach(), layer.weight.grad, seen.grad))
+    for mine, theirs in zip(*found, strict=True):
+        assert (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert torch.equal(stem.eval()(x), plain(x))
 
 
 def test_no_tensor_depends_on_the_norm():

@@ -7,6 +7,7 @@ compiler: two seconds of CPU at the start of each of a study's many jobs that ne
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 NormLayer = nn.GroupNorm | nn.InstanceNorm3d | nn.BatchNorm3d | nn.SyncBatchNorm
@@ -60,6 +61,20 @@ class Bottleneck(nn.Module):
         return self.act(out)
 
 
+class Stem(nn.Conv3d):
+    """A convolution of few channels, trained on a CPU with them last in memory.
+
+    oneDNN's gradient of a stem of 4 channels takes a tenth of the time so: forward and backward of the demo's network 0.6 of it, of a
+    ResNet50 at 64^3 0.8 to 0.9. Forward alone, and the other layers, are no faster.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inputs, D, H, W] -> [B, width, D', H', W']`."""
+        if x.is_cuda or not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        return super().forward(x.contiguous(memory_format=torch.channels_last_3d)).contiguous()
+
+
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
@@ -89,7 +104,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         kind = BLOCKS[block]
-        self.conv1 = nn.Conv3d(inputs, width, 7, stem_stride, padding=3, bias=False)
+        self.conv1 = Stem(inputs, width, 7, stem_stride, padding=3, bias=False)
         self.bn1 = norm(width)
         self.act = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1) if stem_pool else nn.Identity()
