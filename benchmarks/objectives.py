@@ -16,12 +16,14 @@ so differences are paired.
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import yaml
+from scipy.stats import rankdata
 from sklearn.metrics import silhouette_samples
 
 from neurorad import RESOURCES, volumes
@@ -146,7 +148,7 @@ def train_all(out: Path, names: list[str], steps: int) -> None:
         minutes = time.process_time() - began
         table = embed(encoder, tested, scans.preprocessing, torch.device("cpu"), batch_size=16)
         rows, predictions = evaluated(table, folds, name)
-        rows.append({"metric": "latents", "value": latents_found(table, out)})
+        write_table(out / "results" / f"{name}.latents.parquet", latents_found(table, out))
         rows.append({"metric": "cpu_seconds", "value": minutes})
         write_table(out / "results" / f"{name}.predictions.parquet", predictions)
         write_table(result, pd.DataFrame(rows).assign(encoder=name, note=note))
@@ -215,9 +217,9 @@ def evaluated(table: pd.DataFrame, folds: pd.DataFrame, name: str) -> tuple[list
     return rows, pd.concat(parts, ignore_index=True)
 
 
-def latents_found(table: pd.DataFrame, out: Path) -> float:
-    """Correlation (Spearman) of each planted lesion latent with its ridge regression from the other two sites, mean over
-    latents and sites: what the labels were drawn from, so less noisy than they are."""
+def latents_found(table: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """Each planted lesion latent (`truth`) of every tested patient, and its ridge regression from the other two sites
+    (`score`): what the labels were drawn from, so less noisy than they are."""
     joined = table.merge(read_table(out / "patients.tsv"), on=["cohort", "patient"], validate="one_to_one")
     x, site = joined[feature_columns(joined)].to_numpy(np.float64), joined["cohort"].to_numpy(str)
     found = []
@@ -226,8 +228,9 @@ def latents_found(table: pd.DataFrame, out: Path) -> float:
         for held in TEST:
             test = site == held
             projection, coefficients, _ = fit_regressor(x[~test], value[~test], site[~test], generator(0, name, held))
-            found.append(float(metrics.spearman(value[test], projection(x[test]) @ coefficients)))
-    return float(np.nan_to_num(found).mean())
+            who = joined.loc[test, ["cohort", "patient"]]
+            found.append(who.assign(endpoint=name, truth=value[test], score=projection(x[test]) @ coefficients))
+    return pd.concat(found, ignore_index=True)
 
 
 def predictions_mean(predictions: pd.DataFrame) -> float:
@@ -239,17 +242,29 @@ def predictions_mean(predictions: pd.DataFrame) -> float:
     )
 
 
-def read_scores(out: Path) -> dict[str, pd.DataFrame]:
-    """Predictions of every finished encoder, rows in one order."""
+def read_scores(out: Path, kind: str) -> dict[str, pd.DataFrame]:
+    """`predictions` or `latents` of every finished encoder, rows in one order."""
     tables = {}
-    for path in sorted((out / "results").glob("*.predictions.parquet")):
+    for path in sorted((out / "results").glob(f"*.{kind}.parquet")):
         table = read_table(path).sort_values(["endpoint", "cohort", "patient"], ignore_index=True)
-        tables[path.name.removesuffix(".predictions.parquet")] = table
+        tables[path.name.removesuffix(f".{kind}.parquet")] = table
     return tables
 
 
-def drawn_aucs(scores: dict[str, pd.DataFrame], draws: int) -> dict[str, np.ndarray]:
-    """AUC `[1 + draws, endpoints, sites]` of every encoder: as found, then with patients of each site drawn again.
+def rank_correlation(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spearman's correlation `[draws]`, patients weighted `[draws, patients]`; ranks are those of all patients. 0 for equal scores."""
+    total = weights.sum(axis=1)
+    ranks = np.stack([rankdata(truth), rankdata(score)])
+    means = ranks @ weights.T / total
+    products = np.einsum("ap,bp,dp->abd", ranks, ranks, weights) / total - means[:, None] * means
+    spread = np.sqrt(products[0, 0] * products[1, 1])
+    return np.divide(products[0, 1], spread, out=np.zeros_like(spread), where=spread > 1e-9)
+
+
+def drawn(
+    scores: dict[str, pd.DataFrame], draws: int, measure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A measure `[1 + draws, endpoints, sites]` of every encoder: as found, then with patients of each site drawn again.
 
     The same patients are drawn for every encoder and endpoint. Without the control; NaN where nothing can be estimated.
     """
@@ -269,7 +284,7 @@ def drawn_aucs(scores: dict[str, pd.DataFrame], draws: int) -> dict[str, np.ndar
         values = np.full((1 + draws, len(endpoint_names), len(TEST)), np.nan)
         for (endpoint, cohort), part in parts.items():
             index = [place[key] for key in part[["cohort", "patient"]].itertuples(index=False, name=None)]
-            cell = metrics.auc(part["truth"].to_numpy(), part["score"].to_numpy(), weights[:, index])
+            cell = measure(part["truth"].to_numpy(), part["score"].to_numpy(), weights[:, index])
             values[:, endpoint_names.index(endpoint), TEST.index(cohort)] = cell
         found[name] = values
     return found
@@ -298,12 +313,14 @@ def interval(values: np.ndarray, signed: bool = False) -> str:
 
 def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a method and objective; and the AUC of every endpoint, mean over sites and seeds."""
-    scores = read_scores(out)
-    numbers = {name: mean_and_worst(values) for name, values in drawn_aucs(scores, draws).items()}
+    scores = read_scores(out, "predictions")
+    numbers = {name: mean_and_worst(values) for name, values in drawn(scores, draws, metrics.auc).items()}
+    latents = drawn(read_scores(out, "latents"), draws, rank_correlation)
+    found = {name: mean_and_worst(values) for name, values in latents.items()}
     whole = pd.concat([read_table(out / "results" / f"{name}.parquet") for name in scores], ignore_index=True)
     whole = whole.pivot_table(index="encoder", columns="metric", values="value")
     stopped = [path.name.removesuffix(".parquet") for path in sorted((out / "results").glob("*.parquet"))]
-    stopped = [name for name in stopped if not name.endswith(".predictions") and name not in scores]
+    stopped = [name for name in stopped if "." not in name and name not in scores]
     untrained = {encoder_parts(name)[2]: numbers[name] for name in numbers if name.startswith("random")}
     rows = []
     for method in ("random", *METHODS):
@@ -315,16 +332,19 @@ def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
             base = {seed: numbers.get(f"{method}-base-s{seed}") for seed in own}
             mean, worst = over_seeds(own, generator(0, "seeds"))
             row = {"method": method, "objective": objective, "seeds": len(own), "mean AUC": interval(mean)}
-            row |= {"worst-site AUC": interval(worst)}
+            names_of = {encoder_parts(name)[2]: name for name in names}
+            latent = over_seeds({seed: found[name] for seed, name in names_of.items()}, generator(0, "seeds"))[0]
+            row |= {"worst-site AUC": interval(worst), "latents": interval(latent)}
             if method != "random":
                 above = over_seeds({s: own[s] - untrained[s] for s in own if s in untrained}, generator(0, "seeds"))
                 row["mean above untrained"] = interval(above[0], signed=True)
+                above = over_seeds({s: found[names_of[s]] - found[f"random-s{s}"] for s in own}, generator(0, "seeds"))
+                row["latents above untrained"] = interval(above[0], signed=True)
             if objective not in ("none", "base") and all(value is not None for value in base.values()):
                 gain = over_seeds({s: own[s] - base[s] for s in own}, generator(0, "seeds"))
                 row |= {"mean above base": interval(gain[0], True), "worst site above base": interval(gain[1], True)}
             own_rows = whole.loc[names]
             row |= {
-                "latents": f"{own_rows['latents'].mean():.3f}",
                 "silhouette": f"{own_rows['silhouette'].mean():.3f}",
                 "site probe": f"{own_rows['site_probe'].mean():.3f}",
                 "rank": f"{own_rows['effective_rank'].mean():.1f}",
