@@ -84,14 +84,9 @@ def theirs(files: dict[str, Path], atlas: Path, folder: Path) -> tuple[Seconds, 
         use_gpu=False,
     ).run(log_file=folder / "log", save_dir_transformations=folder / "transforms")
     seconds = clock() - begin
-    found = {path: itk_matrix(path) for path in sorted((folder / "transforms").rglob("*.mat"))}
-    pick = {}
-    for path, matrix in found.items():
-        key = next((n for n in MOVING if n in path.parts or f"__{n}" in path.name), None)
-        step = "atlas" if "atlas" in str(path.relative_to(folder)) else key
-        if step == "atlas" or "coreg" in str(path.relative_to(folder)):
-            pick.setdefault(step, matrix)
-    return seconds, pick
+    where = folder / "transforms"
+    found = {name: itk_matrix(next((where / name).glob("*_co__*.mat"))) for name in MOVING}
+    return seconds, {"atlas": itk_matrix(next((where / "t1c").glob("*_atlas__*.mat"))), **found}
 
 
 def itk_matrix(path: Path) -> np.ndarray:
