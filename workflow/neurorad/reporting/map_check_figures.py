@@ -35,7 +35,7 @@ MAPS = {
 CASCADE = ("layer4", "layer3", "layer2", "layer1", "stem")
 DESTROYED = 0.5
 """A rank correlation below this is no likeness any more: less than a quarter of the ranks' variance is shared."""
-SHOWN = (("mass_in_tumour", "share of the map in the tumour"), ("deletion_fall", "fall of the score by deletion"))
+SHOWN = (("mass_in_tumour", "share of map in tumour"), ("deletion_fall", "fall by deletion (log beyond 1)"))
 
 
 def draw_map_checks(tables: Tables) -> Figure:
@@ -55,6 +55,9 @@ def draw_map_checks(tables: Tables) -> Figure:
         line[0].set_title(f"{endpoint_label(endpoint)}: is it the tumour?", loc="left")
         line[1].set_title("Does the score hang on it?", loc="left")
         line[1].set_yticklabels([])
+        # A probe has seen nothing like a volume that is almost empty: its score can be in the hundreds.
+        line[1].set_xscale("symlog", linthresh=1)
+        line[1].xaxis.set_major_formatter("{x:g}")
         _cascade(line[2], mine, encoders)
     finish(figure, tables.leakage, _handles(checks))
     counts = checks[checks["metric"].isin([metric for metric, _ in SHOWN])].groupby("metric")["n"].max()
