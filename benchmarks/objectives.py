@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from scipy.stats import rankdata
 from sklearn.metrics import silhouette_samples
 
 from neurorad import RESOURCES, volumes
@@ -251,14 +250,9 @@ def read_scores(out: Path, kind: str) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def rank_correlation(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Spearman's correlation `[draws]`, patients weighted `[draws, patients]`; ranks are those of all patients. 0 for equal scores."""
-    total = weights.sum(axis=1)
-    ranks = np.stack([rankdata(truth), rankdata(score)])
-    means = ranks @ weights.T / total
-    products = np.einsum("ap,bp,dp->abd", ranks, ranks, weights) / total - means[:, None] * means
-    spread = np.sqrt(products[0, 0] * products[1, 1])
-    return np.divide(products[0, 1], spread, out=np.zeros_like(spread), where=spread > 1e-9)
+def found_again(latent: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each draw; equal predictions have found nothing."""
+    return np.nan_to_num(metrics.spearman(latent, predicted, weights))
 
 
 def drawn(
@@ -296,7 +290,7 @@ def mean_and_worst(aucs: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(runs: dict[int, np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """`[2, draws]` of each seed -> their mean; in every draw but the first as many seeds are drawn again."""
+    """`[n, draws]` of each seed -> their mean; in every draw but the first as many seeds are drawn again."""
     seeds = sorted(runs)
     stacked = np.stack([runs[seed] for seed in seeds])
     weights = random.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=stacked.shape[2]) / len(seeds)
@@ -314,9 +308,11 @@ def interval(values: np.ndarray, signed: bool = False) -> str:
 def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a method and objective; and the AUC of every endpoint, mean over sites and seeds."""
     scores = read_scores(out, "predictions")
-    numbers = {name: mean_and_worst(values) for name, values in drawn(scores, draws, metrics.auc).items()}
-    latents = drawn(read_scores(out, "latents"), draws, rank_correlation)
-    found = {name: mean_and_worst(values) for name, values in latents.items()}
+    latents = drawn(read_scores(out, "latents"), draws, found_again)
+    numbers = {
+        name: np.stack([*mean_and_worst(aucs), latents[name].mean(axis=(1, 2))])
+        for name, aucs in drawn(scores, draws, metrics.auc).items()
+    }
     whole = pd.concat([read_table(out / "results" / f"{name}.parquet") for name in scores], ignore_index=True)
     whole = whole.pivot_table(index="encoder", columns="metric", values="value")
     stopped = [path.name.removesuffix(".parquet") for path in sorted((out / "results").glob("*.parquet"))]
@@ -330,16 +326,13 @@ def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
                 continue
             own = {encoder_parts(name)[2]: numbers[name] for name in names}
             base = {seed: numbers.get(f"{method}-base-s{seed}") for seed in own}
-            mean, worst = over_seeds(own, generator(0, "seeds"))
+            mean, worst, latent = over_seeds(own, generator(0, "seeds"))
             row = {"method": method, "objective": objective, "seeds": len(own), "mean AUC": interval(mean)}
-            names_of = {encoder_parts(name)[2]: name for name in names}
-            latent = over_seeds({seed: found[name] for seed, name in names_of.items()}, generator(0, "seeds"))[0]
             row |= {"worst-site AUC": interval(worst), "latents": interval(latent)}
             if method != "random":
                 above = over_seeds({s: own[s] - untrained[s] for s in own if s in untrained}, generator(0, "seeds"))
                 row["mean above untrained"] = interval(above[0], signed=True)
-                above = over_seeds({s: found[names_of[s]] - found[f"random-s{s}"] for s in own}, generator(0, "seeds"))
-                row["latents above untrained"] = interval(above[0], signed=True)
+                row["latents above untrained"] = interval(above[2], signed=True)
             if objective not in ("none", "base") and all(value is not None for value in base.values()):
                 gain = over_seeds({s: own[s] - base[s] for s in own}, generator(0, "seeds"))
                 row |= {"mean above base": interval(gain[0], True), "worst site above base": interval(gain[1], True)}
