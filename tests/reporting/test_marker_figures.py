@@ -1,5 +1,7 @@
 """Figure 3 shows the numbers of its tables, says what is not estimable, and reads the differences honestly."""
 
+from math import comb
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -277,28 +279,49 @@ def test_the_verdict_counts_every_comparison_once():
     assert "above 0 in 5, below 0 in 3, and holds 0 in 11; 2 could not be estimated." in text
 
 
-ADVANTAGE, AGAINST, UNDECIDED = "no advantage of +DRO", "speaks against +DRO", "no difference that these data can show"
+NEITHER, FOR, AGAINST = "neither an advantage of +DRO nor a disadvantage", "speaks for +DRO", "speaks against +DRO"
+UNDECIDED, NOTHING = "no difference that these data can show", "say nothing for or against"
 
 
 @pytest.mark.parametrize(
     ("counts", "says"),
     [
-        ((0, 0, 40), {ADVANTAGE}),
-        ((1, 0, 40), {ADVANTAGE}),
-        ((5, 5, 30), {ADVANTAGE}),
-        ((40, 0, 0), set()),
+        ((0, 0, 40), {NEITHER}),
+        ((1, 0, 40), {NEITHER}),
+        # One of 24 on a side is what chance does in 46 of 100 studies without any effect.
+        ((0, 1, 23), {NEITHER}),
+        ((1, 0, 23), {NEITHER}),
+        # P(X >= 3) is 0.022 and P(X >= 2) is 0.12 for X of 24 at 0.025 each.
+        ((0, 2, 22), {NEITHER}),
+        ((0, 3, 21), {AGAINST, UNDECIDED}),
+        ((3, 0, 21), {FOR, UNDECIDED}),
+        ((5, 5, 30), {NEITHER}),
+        ((40, 0, 0), {FOR}),
         ((0, 40, 0), {AGAINST}),
         ((2, 12, 10), {AGAINST}),
-        ((8, 2, 30), {UNDECIDED}),
-        ((20, 5, 5), set()),
-        ((0, 0, 0, 9), {"say nothing for or against"}),
+        ((8, 2, 30), {FOR, UNDECIDED}),
+        ((20, 5, 5), {FOR}),
+        ((0, 0, 0, 9), {NOTHING}),
         ((0, 0, 0, 0), set()),
     ],
 )
 def test_the_verdict_is_honest(counts, says):
     text = verdict(differences(*counts))
-    sentences = {ADVANTAGE, AGAINST, UNDECIDED, "say nothing for or against"}
-    assert {sentence for sentence in sentences if sentence in text} == says
+    assert {sentence for sentence in (NEITHER, FOR, AGAINST, UNDECIDED, NOTHING) if sentence in text} == says
+
+
+def test_the_verdict_gives_the_binomial_p_value_and_its_limit():
+    p = sum(comb(24, k) * 0.025**k * 0.975 ** (24 - k) for k in range(3, 25))
+    text = verdict(differences(0, 3, 21))
+    assert f"p = {p:.3f}" in text and "they share patients" in text
+    assert "p < 0.001" in verdict(differences(24, 0, 0))
+
+
+def test_without_any_effect_the_verdict_rarely_takes_a_side():
+    rng = np.random.default_rng(0)
+    sides = rng.choice(3, size=(2000, 24), p=[0.025, 0.025, 0.95])
+    said = [verdict(differences(int((s == 0).sum()), int((s == 1).sum()), int((s == 2).sum()))) for s in sides]
+    assert np.mean(["speaks" in text for text in said]) < 0.05
 
 
 def test_a_difference_without_an_interval_counts_as_not_estimated():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom
 
 from neurorad.encoder_names import OBJECTIVES, encoder_parts, is_rival
 from neurorad.endpoints import endpoints
@@ -321,7 +322,11 @@ def excludes_zero(row: pd.Series) -> bool:
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """What the paired differences say, counted from their intervals, in one honest sentence.
+    """What the paired differences say, counted from their intervals, in honest sentences.
+
+    Without any effect a 95 % interval lies above 0, and below 0, with probability 0.025 each. The side with more
+    intervals is held against that by the one-sided binomial test at 0.025. The test takes the comparisons to be
+    independent; as they share patients, chance gathers more on a side than it allows for, and the sentence says so.
 
     Args:
         rows: one row a comparison: value, ci_low, ci_high (+DRO minus base).
@@ -335,11 +340,17 @@ def verdict(rows: pd.DataFrame) -> str:
     )
     if not len(known):
         return text + " So these data say nothing for or against +DRO." if len(rows) else text
-    if worse > better + 0.025 * len(known):
-        text += " This speaks against +DRO: more lie below 0 than above, and more than chance alone puts there."
-    elif better <= worse + 0.025 * len(known):
-        text += " This is no advantage of +DRO: as many lie below 0, or chance alone puts as many above."
-    elif undecided > len(known) / 2:
+    chance_alone = float(binom.sf(max(better, worse) - 1, len(known), 0.025))
+    if better == worse or chance_alone > 0.025:
+        reason = "as many lie on either side" if better == worse else "chance alone may put as many on a side"
+        return f"{text} This shows neither an advantage of +DRO nor a disadvantage: {reason}."
+    side, other, word = ("above", "below", "for") if better > worse else ("below", "above", "against")
+    odds = "p < 0.001" if chance_alone < 0.001 else f"p = {chance_alone:.3f}"
+    text += (
+        f" This speaks {word} +DRO: more lie {side} 0 than {other}, and more than chance alone puts there ({odds}, "
+        "binomial, as if the comparisons were independent; they share patients, so this is too small)."
+    )
+    if undecided > len(known) / 2:
         text += " For most comparisons +DRO made no difference that these data can show."
     return text
 
