@@ -63,12 +63,10 @@ def test_without_the_table_of_weights_it_is_not_said_that_no_run_was_made(study)
     assert "no +DRO run" not in said
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_the_description_says_how_many_encoders_and_how_far(study, number):
+@pytest.mark.parametrize(("number", "encoders"), [(1, "1 encoder"), (2, "2 encoders")])
+def test_the_description_says_how_many_encoders_and_how_far(study, number, encoders):
     study.history = study.history[study.history["encoder"].isin(["byol-base-s0", "byol-dro-s0"][:number])]
-    assert figure("fig2_training", study).get_label() == (
-        f"{number} encoders, up to step 39, on 53 scans of 50 patients."
-    )
+    assert figure("fig2_training", study).get_label() == (f"{encoders}, up to step 39, on 53 scans of 50 patients.")
 
 
 def test_other_objectives_have_lines_of_their_own_and_weights_of_the_first_that_weighs(study):

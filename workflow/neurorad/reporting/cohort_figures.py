@@ -10,7 +10,7 @@ import pandas as pd
 from neurorad.endpoints import CUTOFFS, Endpoint, binary, endpoints
 from neurorad.problems import InputError
 from neurorad.reporting.inputs import Tables
-from neurorad.reporting.theme import GREY, INK, NothingToDrawError, colours, finish, new_figure, say_nothing
+from neurorad.reporting.theme import GREY, INK, NothingToDrawError, colours, counted, finish, new_figure, say_nothing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,10 +105,10 @@ def draw_cohorts(tables: Tables) -> Figure:
         panel.set_yticks(range(len(cohorts)), cohorts if panel is axes[0] else [""] * len(cohorts))
         panel.tick_params(axis="y", length=0)
     finish(figure, tables.leakage, axes[2].get_legend_handles_labels()[0])
-    count = scans["cohort"].nunique()
+    people = scans[["cohort", "patient"]].drop_duplicates()
     figure.set_label(
-        f"{len(scans)} scans of {len(scans[['cohort', 'patient']].drop_duplicates())} patients in "
-        f"{count} cohort{'s' if count != 1 else ''}; clinical rows of {len(patients)} patients."
+        f"{counted(len(scans), 'scan')} of {counted(len(people), 'patient')} in "
+        f"{counted(scans['cohort'].nunique(), 'cohort')}; clinical rows of {counted(len(patients), 'patient')}."
     )
     return figure
 

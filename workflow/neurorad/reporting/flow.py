@@ -10,7 +10,7 @@ import pandas as pd
 from neurorad.problems import InputError
 from neurorad.reporting.cohort_figures import label_counts
 from neurorad.reporting.inputs import Tables
-from neurorad.reporting.theme import INK, NothingToDrawError, finish, new_figure
+from neurorad.reporting.theme import INK, NothingToDrawError, counted, finish, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,7 +200,7 @@ def draw_flow(tables: Tables) -> Figure:
         _arrow(axes, (5.35, top - _height(last[1])), (5.35, below))
     finish(figure, tables.leakage)
     figure.set_label(
-        f"{int(flow.found.sum())} scans found, {int(flow.pretraining.sum())} for pretraining, "
+        f"{counted(flow.found.sum(), 'scan')} found, {int(flow.pretraining.sum())} for pretraining, "
         f"{int(flow.evaluated.sum())} for evaluation, {int(sum(s.sum() for s in flow.left.values()))} left out."
     )
     return figure

@@ -11,6 +11,7 @@ import yaml
 
 from neurorad import __version__
 from neurorad.reporting.marker_figures import PROTOCOL, auc_differences, verdict
+from neurorad.reporting.theme import counted
 
 
 def head(
@@ -95,7 +96,7 @@ def _facts(
         facts.append(("Pretraining", "; ".join(f"{key} {_text(value)}" for key, value in pretraining.items())))
     if evaluation:
         facts.append(("Evaluation", "; ".join(f"{key} {_text(value)}" for key, value in evaluation.items())))
-    facts.append(("Left out", f"{len(excluded)} entries, each with its reason below"))
+    facts.append(("Left out", f"{counted(len(excluded), 'entry', 'entries')}, each with its reason below"))
     return facts
 
 
@@ -108,7 +109,7 @@ def _counted(cohorts: pd.DataFrame, scans: str, patients: str) -> str:
     if part.empty:
         return "nobody"
     each = [
-        f"{cohort} ({int(n)} scans of {int(m)} patients)" if n != m else f"{cohort} ({int(n)})"
+        f"{cohort} ({counted(n, 'scan')} of {counted(m, 'patient')})" if n != m else f"{cohort} ({int(n)})"
         for cohort, n, m in zip(part["cohort"], part[scans], part[patients], strict=True)
     ]
-    return f"{int(part[scans].sum())} scans of {int(part[patients].sum())} patients: {', '.join(each)}"
+    return f"{counted(part[scans].sum(), 'scan')} of {counted(part[patients].sum(), 'patient')}: {', '.join(each)}"

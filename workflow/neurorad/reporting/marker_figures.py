@@ -22,6 +22,7 @@ from neurorad.reporting.theme import (
     OBJECTIVE_MARKERS,
     NothingToDrawError,
     count_range,
+    counted,
     encoder_label,
     finish,
     new_figure,
@@ -175,7 +176,7 @@ def _marker_grid(tables: Tables, names: tuple[str, ...]) -> Figure:
     for panel in axes[-1]:
         panel.set_xlabel("AUC (95 % CI)")
     finish(figure, tables.leakage, objective_handles(rows["encoder"]))
-    figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
+    figure.set_label(f"{counted(len(rows), 'estimate')}, {int(rows['value'].isna().sum())} of them not estimable.")
     return figure
 
 

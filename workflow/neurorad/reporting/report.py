@@ -19,7 +19,7 @@ from neurorad.reporting.chapters import ABOUT, BEYOND, CHAPTERS, STORY, TRAINING
 from neurorad.reporting.head import head
 from neurorad.reporting.page import details, embedded_rows, html_page, html_table
 from neurorad.reporting.registry import FIGURES
-from neurorad.reporting.theme import encoder_label
+from neurorad.reporting.theme import counted, encoder_label
 from neurorad.reporting.training_pages import STEM
 
 MOST_ROWS = 400
@@ -224,7 +224,7 @@ def _how_made(name: str, picture: Picture) -> str:
         f"(NeuroRAD {escape(picture.made['version'])}, code {escape(picture.made['code'])}) on the files below. "
         f"<code>neurorad trace results/figures/{escape(name)}.svg</code> walks on from them to the scans. Beside this page "
         f"lie <code>figures/{escape(name)}</code> as .svg, .png, .pdf and .csv.</p>"
-        + html_table(inputs, f"{_figure_title(name)}: {len(inputs)} files that it was drawn from"),
+        + html_table(inputs, f"{_figure_title(name)}: {counted(len(inputs), 'file')} that it was drawn from"),
     )
 
 

@@ -28,6 +28,7 @@ from neurorad.reporting.theme import (
     METHOD_COLOURS,
     NothingToDrawError,
     count_range,
+    counted,
     encoder_label,
     finish,
     new_figure,
@@ -65,7 +66,7 @@ def draw_survival(tables: Tables) -> Figure:
         panel.set_title(f"{site_label(site)}\n{counts}", fontsize=7.5)
         panel.set_xlabel("c-index (95 % CI)")
     finish(figure, tables.leakage, objective_handles(rows["encoder"]))
-    figure.set_label(f"{len(rows)} estimates, {int(rows['value'].isna().sum())} of them not estimable.")
+    figure.set_label(f"{counted(len(rows), 'estimate')}, {int(rows['value'].isna().sum())} of them not estimable.")
     return figure
 
 
@@ -90,7 +91,7 @@ def draw_prognosis(tables: Tables) -> Figure:
     ):
         panel.set_xlabel(text)
     finish(figure, tables.leakage, encoder_handles(encoders), columns=5)
-    figure.set_label(f"{len(encoders)} encoders, {len(sites)} sites, out-of-fold predictions.")
+    figure.set_label(f"{counted(len(encoders), 'encoder')}, {counted(len(sites), 'site')}, out-of-fold predictions.")
     return figure
 
 
@@ -182,7 +183,9 @@ def draw_risk_groups(tables: Tables) -> Figure:
             kaplan_meier(panel, mine, f"{encoder_label(encoder)} · {site_label(site)}", p)
         panels[0].set_ylabel("overall survival")
     finish(figure, tables.leakage)
-    figure.set_label(f"{len(encoders)} encoders, {len(sites)} sites; risk from out-of-fold predictions.")
+    figure.set_label(
+        f"{counted(len(encoders), 'encoder')}, {counted(len(sites), 'site')}; risk from out-of-fold predictions."
+    )
     return figure
 
 

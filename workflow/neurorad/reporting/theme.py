@@ -191,6 +191,11 @@ def count_range(counts: Iterable[float]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
 
 
+def counted(number: float, thing: str, things: str = "") -> str:
+    """`1 scan`, `2 scans`; `things` where the plural is not `thing` and an s."""
+    return f"{int(number)} {thing if int(number) == 1 else things or thing + 's'}"
+
+
 def say_nothing(axes: Axes, text: str) -> None:
     """Fill a panel that has nothing to draw with the grey reason, so that it is never merely empty."""
     # Not by its ticks: those of a shared axis come back with the next panel.

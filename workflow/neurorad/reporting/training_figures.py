@@ -16,6 +16,7 @@ from neurorad.reporting.theme import (
     OBJECTIVE_LINES,
     NothingToDrawError,
     colours,
+    counted,
     finish,
     new_figure,
     order_encoders,
@@ -87,6 +88,6 @@ def draw_training(tables: Tables) -> Figure:
     # Finished encoders were trained elsewhere: the manifest of this study is empty.
     if tables.manifest is not None and len(tables.manifest):
         people = tables.table("manifest")[["cohort", "patient"]].drop_duplicates()
-        trained = f", on {len(tables.manifest)} scans of {len(people)} patients"
-    figure.set_label(f"{len(encoders)} encoders, up to step {int(history['step'].max())}{trained}.")
+        trained = f", on {counted(len(tables.manifest), 'scan')} of {counted(len(people), 'patient')}"
+    figure.set_label(f"{counted(len(encoders), 'encoder')}, up to step {int(history['step'].max())}{trained}.")
     return figure
