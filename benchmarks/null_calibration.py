@@ -34,12 +34,12 @@ PRIMARY = {
         for name in WHERE
     },
     **{
-        f"two {kind} encoders, {name}: Nadeau-Bengio (5 %)": (null, name, "auc_difference_corrected")
+        f"two {kind} encoders, {name}: guarded Nadeau-Bengio (5 %)": (null, name, "auc_difference_corrected")
         for kind, null in (("ignorant", "nothing"), ("equal", "equal"))
         for name in ("within", "combined")
     },
     **{
-        f"two {kind} encoders, new site: paired DeLong (5 %)": (null, "new site", "auc_difference")
+        f"two {kind} encoders, new site: guarded paired DeLong (5 %)": (null, "new site", "auc_difference")
         for kind, null in (("ignorant", "nothing"), ("equal", "equal"))
     },
 }
@@ -81,7 +81,7 @@ def study(seed: int, null: str, bootstrap: int) -> tuple[pd.DataFrame, pd.DataFr
     folds = folds[(folds["endpoint"] == "mgmt") & here]
     known = embeddings(who, 60 + 10 * age[:, None], "clinical")
     shared = random.normal(size=len(who)) + 1.2 * y
-    made = []
+    made, rows = [], []
     for encoder in ("byol-base-s0", "byol-dro-s0"):
         own = random.normal(size=(len(who), FEATURES))
         if null == "equal":
@@ -89,8 +89,9 @@ def study(seed: int, null: str, bootstrap: int) -> tuple[pd.DataFrame, pd.DataFr
         if null == "confounded":
             own[:, :4] += 1.5 * age[:, None]
         made.append(probe(embeddings(who, own, encoder), folds, endpoints(), seed, bootstrap, known))
-    compared = compare([made[0][1], made[1][1]], folds, endpoints(), seed, bootstrap)
-    return pd.DataFrame(made[0][0]), made[0][1], pd.DataFrame(compared)
+        rows.append(pd.DataFrame(made[-1][0]).assign(encoder=encoder))
+    compared = compare([made[0][1], made[1][1]], folds, endpoints(), seed, bootstrap, pd.concat(rows))
+    return rows[0], made[0][1], pd.DataFrame(compared)
 
 
 def rejections(seed: int, bootstrap: int) -> dict[str, float]:

@@ -53,10 +53,11 @@ def one_run(seed: int, patients: int, features: int, replicates: int) -> dict[st
     (embeddings, rival), folds, table = draw(seed, patients, features)
     wrong: dict[str, bool] = {}
     rows, predictions, *_ = survival(embeddings, folds, table, endpoints(), seed, replicates)
-    other = survival(rival, folds, table, endpoints(), seed, replicates)[1]
-    rows = pd.concat(
-        [pd.DataFrame(rows), pd.DataFrame(compare([predictions, other], folds, endpoints(), seed, replicates))]
-    )
+    found, other, *_ = survival(rival, folds, table, endpoints(), seed, replicates)
+    rows = pd.DataFrame(rows)
+    both = pd.concat([rows.assign(encoder=embeddings.encoder), pd.DataFrame(found).assign(encoder=rival.encoder)])
+    compared = compare([predictions, other], folds, endpoints(), seed, replicates, both)
+    rows = pd.concat([rows, pd.DataFrame(compared)])
     for protocol in ("leave_one_site_out", "within_site"):
         mine = rows[(rows["protocol"] == protocol) & (rows["endpoint"] == "os")].drop_duplicates("metric")
         for _, row in mine.iterrows():

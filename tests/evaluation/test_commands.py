@@ -63,7 +63,9 @@ def run(inputs) -> Callable[..., dict[str, bytes]]:
             main(["survival", *given, *patients, *to("survival", "predictions", "coefficients", "curves")])
             main(["invariance", *given, *patients, *to("invariance", "coordinates")])
         predictions = files("*/*.predictions.parquet", out)
-        main(["compare", "--predictions", *predictions, *common, "--out", str(out / "comparison.parquet")])
+        found = [path.replace(".predictions", "") for path in predictions]
+        given = ["--predictions", *predictions, "--found", *found, *common]
+        main(["compare", *given, "--out", str(out / "comparison.parquet")])
         judged = ["--test-patients", str(inputs / "test_patients.tsv"), *common[2:]]
         main(["clean", "--predictions", *predictions, *judged, "--out", str(out / "clean.parquet")])
         return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
@@ -206,7 +208,8 @@ def test_an_interval_from_a_handful_of_samples_is_refused(refused):
 
 
 def test_an_encoder_without_its_base_is_refused(refused, told):
-    said = refused("compare", predictions=[told[0] / "probe" / "byol-dro-s0.predictions.parquet"])
+    mine = told[0] / "probe" / "byol-dro-s0.predictions.parquet"
+    said = refused("compare", predictions=[mine], found=[mine.with_name("byol-dro-s0.parquet")])
     assert "byol-dro-s0 has no rival" in said
 
 
@@ -233,7 +236,9 @@ def test_a_study_too_small_for_any_number_still_gets_its_tables(study, tmp_path)
             missing = table[table["value"].isna()]
             assert len(missing) and missing["note"].str.contains("not estimable: ").all()
             predictions += [files["predictions"]] if "predictions" in files else []
-    main(["compare", "--predictions", *predictions, *common, "--out", str(tmp_path / "comparison.parquet")])
+    found = [path.replace(".predictions", "") for path in predictions]
+    given = ["--predictions", *predictions, "--found", *found, *common]
+    main(["compare", *given, "--out", str(tmp_path / "comparison.parquet")])
     assert read_table(tmp_path / "comparison.parquet").empty
     write_table(tmp_path / "test_patients.tsv", whole.analysis[["cohort", "patient"]].assign(status="clean"))
     judged = ["--test-patients", str(tmp_path / "test_patients.tsv"), *common[2:]]

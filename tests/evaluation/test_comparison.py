@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from neurorad.endpoints import binary
-from neurorad.evaluation.comparison import compare, fold_aucs, pairs, paper_rule
+from neurorad.evaluation.comparison import KNOWS, compare, fold_aucs, guarded, pairs, paper_rule
 from neurorad.evaluation.folds import TRAINED_ONLY, cells
 from neurorad.evaluation.metrics import paired_delong
 from neurorad.problems import InputError
@@ -346,3 +346,41 @@ def test_folds_that_share_patients_widen_the_corrected_t(rows):
     assert (corrected["p"].to_numpy()[tested] > naive["p"].to_numpy()[tested]).all()
     assert corrected.loc[~several, "p"].isna().all()
     assert corrected.loc[~several, "note"].str.contains("not estimable").all()
+
+
+def found_alone(p: dict[str, float]) -> pd.DataFrame:
+    rows = [(encoder, "mgmt", "within_site", "a", "auc_permutation", value) for encoder, value in p.items()]
+    return pd.DataFrame(rows, columns=["encoder", "endpoint", "protocol", "site", "metric", "p"])
+
+
+def one_difference(p: float) -> pd.DataFrame:
+    row = {"encoder": "byol-dro-s0 minus byol-base-s0", "endpoint": "mgmt", "protocol": "within_site", "site": "a"}
+    return pd.DataFrame([row | {"metric": "auc_difference_corrected", "role": "primary", "p": p, "note": ""}])
+
+
+@pytest.mark.parametrize(
+    ("p", "new", "base", "says"),
+    [(0.01, 0.001, 0.9, 0.01), (0.01, 0.4, 0.1, 0.2), (0.01, 0.8, 0.7, 1.0), (0.5, 0.1, 0.1, 0.5)],
+)
+def test_a_difference_counts_only_where_either_encoder_knows_anything(p, new, base, says):
+    (row,) = guarded(one_difference(p), found_alone({"byol-dro-s0": new, "byol-base-s0": base})).to_dict("records")
+    assert row["p"] == pytest.approx(says)
+    assert ("of the difference alone 0.010" in row["note"]) == (says != p)
+
+
+def test_a_difference_without_the_tests_of_its_encoders_is_refused():
+    with pytest.raises(InputError, match="no auc_permutation of byol-base-s0.*give the rows of probe and survival"):
+        guarded(one_difference(0.01), found_alone({"byol-dro-s0": 0.1}))
+    # What could not be estimated needs no test.
+    assert np.isnan(guarded(one_difference(np.nan), found_alone({}))["p"]).all()
+
+
+def test_descriptive_rows_keep_their_own_p_and_holm_adjusts_the_guarded_one(tables, few_folds, known, rows):
+    judged = rows[(rows["role"] == "primary") & rows["p"].notna()]
+    metric = judged["metric"].str.removesuffix("_corrected").map(KNOWS)
+    both = [judged.assign(encoder=judged["encoder"].str.split(" minus ").str[k], metric=metric, p=0.03) for k in (0, 1)]
+    table = pd.DataFrame(compare(tables, few_folds, known, 0, 100, pd.concat(both)))
+    same = table["role"] == "descriptive"
+    pd.testing.assert_series_equal(table.loc[same, "p"], rows.loc[same, "p"])
+    assert np.allclose(table.loc[judged.index, "p"], np.maximum(judged["p"], 0.06))
+    assert (table.loc[judged.index, "p_holm"] >= table.loc[judged.index, "p"]).all()

@@ -233,7 +233,7 @@ def test_differences_are_those_of_the_table_filled_where_the_interval_leaves_out
         assert shown["filled"].tolist() == ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).tolist()
         assert shown["colour"].tolist() == rows["method"].map(METHOD_COLOURS).str.lower().tolist()
     assert shown["filled"].any()
-    assert legend(picture) == ["BYOL", "DINO", "MAE", "MoCo", "open: 95 % CI holds 0"]
+    assert legend(picture) == ["BYOL", "DINO", "MAE", "MoCo", "open: not significant at 5 %"]
     assert "not estimable" in texts(panel(picture, "CUIMC"))
     assert "no such label at this site" in texts(panel(picture, "UPENN-GBM"))
 
@@ -276,7 +276,7 @@ def differences(better: int, worse: int, null: int, missing: int = 0) -> pd.Data
 def test_the_verdict_counts_every_comparison_once():
     text = verdict(differences(5, 3, 11, 2))
     assert "Of 21 comparisons" in text
-    assert "above 0 in 5, below 0 in 3, and holds 0 in 11; 2 could not be estimated." in text
+    assert "above 0 in 5, below 0 in 3, and neither in 11; 2 could not be estimated." in text
 
 
 NEITHER, FOR, AGAINST = "neither an advantage of +DRO nor a disadvantage", "speaks for +DRO", "speaks against +DRO"
@@ -308,6 +308,11 @@ UNDECIDED, NOTHING = "no difference that these data can show", "say nothing for 
 def test_the_verdict_is_honest(counts, says):
     text = verdict(differences(*counts))
     assert {sentence for sentence in (NEITHER, FOR, AGAINST, UNDECIDED, NOTHING) if sentence in text} == says
+
+
+def test_an_interval_beside_0_counts_only_with_its_test():
+    rows = differences(4, 0, 0).assign(p=[0.04, 0.2, 0.9, np.nan])
+    assert "above 0 in 1, below 0 in 0, and neither in 3" in verdict(rows)
 
 
 def test_the_verdict_gives_the_binomial_p_value_and_its_limit():

@@ -143,6 +143,11 @@ rule compare:
             kind=["probe", "survival"],
             encoder=ENCODERS + NAMES.ensembles,
         ),
+        found=expand(
+            "results/evaluation/{kind}/{encoder}.parquet",
+            kind=["probe", "survival"],
+            encoder=ENCODERS + NAMES.ensembles,
+        ),
         folds="results/evaluation/folds.parquet",
         leakage="results/cohorts/leakage_audit.json",
     output:
@@ -158,7 +163,8 @@ rule compare:
         bootstrap=EVALUATION["bootstrap"],
         code=code_of("evaluation.commands:run_compare", resources=["endpoints.yaml"]),
     shell:
-        "neurorad compare --predictions {input.predictions:q} --folds {input.folds:q} --leakage {input.leakage:q}"
+        "neurorad compare --predictions {input.predictions:q} --found {input.found:q} --folds {input.folds:q}"
+        " --leakage {input.leakage:q}"
         " --seed {params.seed} --bootstrap {params.bootstrap} --out {output:q} 2> >(tee {log:q} >&2)"
 
 

@@ -19,6 +19,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "folds": {"type": Path, "metavar": "PARQUET", "help": "made by `neurorad folds`"},
     "leakage": {"type": Path, "metavar": "JSON", "help": "leakage_audit.json, for the stamp"},
     "out": {"type": Path, "metavar": "PARQUET", "help": "tidy rows"},
+    "found": {"type": Path, "nargs": "+", "metavar": "PARQUET", "help": "tidy rows of probe and survival"},
     "predictions": {"type": Path, "metavar": "PARQUET", "help": "out-of-fold scores or risks, to be written"},
     "coefficients": {"type": Path, "metavar": "PARQUET", "help": "each model as one linear layer"},
     "curves": {"type": Path, "metavar": "PARQUET", "help": "Kaplan-Meier curves"},
@@ -133,11 +134,13 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "+DRO against its base: paired differences with intervals and Holm-adjusted p",
         "The primary test is Nadeau and Bengio's corrected t over folds, paired DeLong at a site never trained on; patient\n"
         "bootstrap and the paper's own rule (Shapiro-Wilk, then paired t or Wilcoxon) stand beside it as descriptive rows.\n"
-        "Give predictions of probe and survival together.",
-        "neurorad compare --predictions results/evaluation/{probe,survival}/*.predictions.parquet\n"
+        "Its p is never below that of either encoder knowing anything (permutation tests of --found).\n"
+        "Give predictions, and rows, of probe and survival together.",
+        "neurorad compare --predictions results/evaluation/{probe,survival}/*-s0.predictions.parquet\n"
+        "         --found results/evaluation/{probe,survival}/*-s0.parquet\n"
         "         --folds results/evaluation/folds.parquet --leakage results/cohorts/leakage_audit.json\n"
         "         --out results/evaluation/comparison.parquet",
-        JUDGED,
+        (*JUDGED, "found"),
         {**RANDOM, "predictions": {**TABLES, "required": True}},
     )
     _add(
@@ -317,13 +320,16 @@ def run_stress(args: argparse.Namespace) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Paired differences between objectives, and their tests."""
+    import pandas as pd
+
     from neurorad.evaluation.comparison import compare
 
     _check_replicates(args.bootstrap)
     stamp, folds = read_stamp(args.leakage), read_folds(args.folds)
     needed = ("encoder", "endpoint", "protocol", "site", "cohort", "patient", "scan")
     predictions = read_all(args.predictions, "--predictions", needed)
-    _write(args.out, compare(predictions, folds, _known(folds), args.seed, args.bootstrap), stamp)
+    found = pd.concat(read_all(args.found, "--found", ("encoder", "endpoint", "protocol", "site", "metric")))
+    _write(args.out, compare(predictions, folds, _known(folds), args.seed, args.bootstrap, found), stamp)
 
 
 def run_clean(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ LEAVE_OUT = "leave_one_site_out"
 
 
 def primary(metric: str, protocol: str) -> bool:
-    """Is the p of this row the one to conclude from? Its size was measured where nothing is to be found
+    """Is the p of this row, `guarded`, the one to conclude from? Its size was measured where nothing is to be found
     (benchmarks/null_calibration.md); every other p is descriptive.
 
     Over folds that is the corrected t. A site that was never trained on is one fold, whose spread nobody knows: there
@@ -32,6 +32,44 @@ def primary(metric: str, protocol: str) -> bool:
     """
     wanted = "" if protocol == LEAVE_OUT else "_corrected"
     return metric in (f"auc_difference{wanted}", f"c_index_difference{wanted}")
+
+
+KNOWS = {"auc_difference": "auc_permutation", "c_index_difference": "prognosis_permutation"}
+"""Difference -> the test of either encoder by itself: does it know anything of the endpoint?"""
+
+
+def guarded(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The comparison with the p of its primary rows raised to what says that either encoder knows anything at all.
+
+    "They know equally much" holds too where neither knows anything, and there the tests of a difference reject too often,
+    as the models of all folds were trained on each other's patients (benchmarks/null_calibration.md). For that part of the
+    null the permutation tests of the two encoders are sound: p = min(1, 2 min(p_new, p_base)), Bonferroni. Of a null that
+    is a union, the larger p of its parts is a valid one (Berger 1982, intersection-union test).
+
+    Args:
+        table: encoder ("NEW minus BASE"), endpoint, protocol, site, metric, role, p, note. found: tidy rows of probe and
+            survival: encoder, endpoint, protocol, site, metric, p.
+
+    Raises:
+        InputError: a test of an encoder is missing.
+    """
+    where = ["endpoint", "protocol", "site"]
+    alone = found[found["metric"].isin(KNOWS.values())].reindex(columns=["encoder", "metric", *where, "p"])
+    alone = alone.set_index(["encoder", "metric", *where])["p"]
+    table = table.copy()
+    judged = (table["role"] == "primary") & table["p"].notna()
+    for index, row in table[judged].iterrows():
+        metric = KNOWS[row["metric"].removesuffix("_corrected")]
+        keys = [(encoder, metric, *row[where]) for encoder in row["encoder"].split(" minus ")]
+        if missing := [key for key in keys if key not in alone.index]:
+            raise InputError(
+                f"--found: no {metric} of {', '.join(missing[0][::2])}; give the rows of probe and survival"
+            )
+        knows = min(1.0, 2 * min(float(alone[key]) for key in keys))
+        if not knows <= row["p"]:
+            note = f"p is that of either encoder knowing anything; of the difference alone {row['p']:.3f}"
+            table.loc[index, ["p", "note"]] = knows, join_notes(row["note"], note)
+    return table
 
 
 def pairs(encoders: set[str]) -> list[tuple[str, str]]:
@@ -129,6 +167,7 @@ def compare(
     known: dict[str, Endpoint],
     seed: int = 0,
     replicates: int = 500,
+    found: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """Rows with `p`, `p_holm`, `p_bh`, `test` and `role` beside the tidy columns; a positive value: +DRO is better.
 
@@ -139,7 +178,8 @@ def compare(
     endpoints, sites, methods and objectives of the protocol. The base is compared with each objective.
 
     Args:
-        predictions: of the probe (column score) and of survival (column risk), in any order.
+        predictions: of the probe (column score) and of survival (column risk), in any order. found: tidy rows of both,
+            by which the primary p is `guarded`; without them it is that of the difference alone.
     """
     scored = _concatenated(predictions, "score")
     at_risk = _concatenated(predictions, "risk")
@@ -155,6 +195,8 @@ def compare(
     table[["p_holm", "p_bh"]] = np.nan
     chosen = [primary(metric, protocol) for metric, protocol in zip(table["metric"], table["protocol"], strict=True)]
     table["role"] = np.where(chosen, "primary", "descriptive")
+    if found is not None:
+        table = guarded(table, found)
     for _, part in table[chosen].groupby(["protocol", "metric"], sort=False):
         p = part["p"].to_numpy(float)
         table.loc[part.index, "p_holm"] = metrics.holm(p)

@@ -285,7 +285,7 @@ def draw_differences(tables: Tables) -> Figure:
         Line2D([], [], color=METHOD_COLOURS.get(m, INK), marker="D", ms=4, label=METHOD_LABELS.get(m, m))
         for m in methods
     ]
-    handles.append(Line2D([], [], color=INK, marker="D", mfc="white", ms=4, label="open: 95 % CI holds 0"))
+    handles.append(Line2D([], [], color=INK, marker="D", mfc="white", ms=4, label="open: not significant at 5 %"))
     finish(figure, tables.leakage, handles, columns=5)
     figure.set_label(verdict(rows))
     return figure
@@ -296,7 +296,7 @@ def _difference(panel: Axes, y: float, row: pd.Series, colour: str) -> None:
         not_estimable(panel, y, 0.0)
         return
     panel.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=0.9)
-    face = colour if excludes_zero(row) else "white"
+    face = colour if significant_side(row) else "white"
     panel.plot(row["value"], y, "D", ms=3.2, mec=colour, mfc=face, mew=0.8)
 
 
@@ -317,27 +317,31 @@ def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.Da
     return rows
 
 
-def excludes_zero(row: pd.Series) -> bool:
-    """Whether the interval lies on one side of 0."""
-    return bool(row["ci_low"] > 0 or row["ci_high"] < 0)
+def significant_side(row: pd.Series) -> int:
+    """1 where the interval lies above 0, -1 below, and 0 where it holds 0, or where the test's own p, which is no smaller
+    than that of either encoder knowing anything, is not below 0.05."""
+    if not row.get("p", 0.0) < 0.05:
+        return 0
+    return int(row["ci_low"] > 0) - int(row["ci_high"] < 0)
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """What the paired differences say, counted from their intervals, in honest sentences.
+    """What the paired differences say, counted by their tests, in honest sentences.
 
-    Without any effect a 95 % interval lies above 0, and below 0, with probability 0.025 each. The side with more
-    intervals is held against that by the one-sided binomial test at 0.025. The test takes the comparisons to be
+    Without any effect a difference is significant above 0, and below 0, with probability 0.025 each at most. The side
+    with more is held against that by the one-sided binomial test at 0.025. The test takes the comparisons to be
     independent; as they share patients, chance gathers more on a side than it allows for, and the sentence says so.
 
     Args:
-        rows: one row a comparison: value, ci_low, ci_high (+DRO minus base).
+        rows: one row a comparison: value, ci_low, ci_high (+DRO minus base) and, where there is a test, p.
     """
     known = rows[rows["value"].notna() & rows["ci_low"].notna()]
-    better, worse = int((known["ci_low"] > 0).sum()), int((known["ci_high"] < 0).sum())
+    sides = [significant_side(row) for _, row in known.iterrows()]
+    better, worse = sides.count(1), sides.count(-1)
     undecided, missing = len(known) - better - worse, len(rows) - len(known)
     text = (
-        f"Of {len(rows)} comparisons of +DRO with base, the 95 % CI of the difference lies above 0 in {better}, "
-        f"below 0 in {worse}, and holds 0 in {undecided}; {missing} could not be estimated."
+        f"Of {len(rows)} comparisons of +DRO with base, the difference is significantly (5 %) above 0 in {better}, "
+        f"below 0 in {worse}, and neither in {undecided}; {missing} could not be estimated."
     )
     if not len(known):
         return text + " So these data say nothing for or against +DRO." if len(rows) else text
