@@ -130,7 +130,8 @@ def evaluation_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
             for method in METHODS:
                 value = np.nan if missing else rng.normal(0.01, 0.06)
                 both = row(f"{method}-dro-s0", site, endpoint, "auc_difference", value, 0.1, n, n // 3)
-                comparison.append({**both, "encoder": f"{method}-dro-s0 minus {method}-base-s0"})
+                p = 0.01 if both["ci_low"] > 0 or both["ci_high"] < 0 else 0.5
+                comparison.append({**both, "encoder": f"{method}-dro-s0 minus {method}-base-s0", "p": p})
         for encoder in (*ENCODERS, *REFERENCES):
             survival.append(row(encoder, site, "os", "c_index", rng.normal(0.62, 0.04), 0.09, n, n - 6))
             survival.append(row(encoder, site, "os", "log_rank_p", float(rng.random() ** 3), np.nan, n, n - 6))

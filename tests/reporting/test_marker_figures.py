@@ -270,7 +270,8 @@ def test_only_pooled_comparisons_are_drawn_where_there_is_no_other(study):
 def differences(better: int, worse: int, null: int, missing: int = 0) -> pd.DataFrame:
     signs = [1] * better + [-1] * worse + [0] * null + [np.nan] * missing
     value = 0.1 * np.array(signs, float)
-    return pd.DataFrame({"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05})
+    p = np.where(value == 0, 1.0, 0.01)
+    return pd.DataFrame({"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "p": p})
 
 
 def test_the_verdict_counts_every_comparison_once():

@@ -63,7 +63,7 @@ def guarded(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         keys = [(encoder, metric, *row[where]) for encoder in row["encoder"].split(" minus ")]
         if missing := [key for key in keys if key not in alone.index]:
             raise InputError(
-                f"--found: no {metric} of {', '.join(missing[0][::2])}; give the rows of probe and survival"
+                f"--found: no {metric} of {missing[0][0]} for {' '.join(row[where])}; give the rows of probe and survival"
             )
         knows = min(1.0, 2 * min(float(alone[key]) for key in keys))
         if not knows <= row["p"]:

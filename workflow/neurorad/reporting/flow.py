@@ -250,8 +250,7 @@ def _label_lines(flow: Flow, patients: pd.DataFrame, decisions: pd.DataFrame | N
 
 
 def _headline(title: str, scans: pd.Series, patients: pd.Series) -> str:
-    number = int(patients.sum())
-    return f"{title}: {int(scans.sum())} ({number} patient{'' if number == 1 else 's'})"
+    return f"{title}: {int(scans.sum())} ({counted(patients.sum(), 'patient')})"
 
 
 def _cohort_lines(scans: pd.Series, patients: pd.Series) -> list[str]:

@@ -318,11 +318,11 @@ def auc_differences(comparison: pd.DataFrame, protocol: str = PROTOCOL) -> pd.Da
 
 
 def significant_side(row: pd.Series) -> int:
-    """1 where the interval lies above 0, -1 below, and 0 where it holds 0, or where the test's own p, which is no smaller
-    than that of either encoder knowing anything, is not below 0.05."""
-    if not row.get("p", 0.0) < 0.05:
-        return 0
-    return int(row["ci_low"] > 0) - int(row["ci_high"] < 0)
+    """1 where the primary test finds the difference above 0 at 5 %, -1 below, 0 neither.
+
+    By its p, not by its interval: the p is never below that of either encoder knowing anything (`comparison.guarded`).
+    """
+    return int(np.sign(row["value"])) if row["p"] < 0.05 else 0
 
 
 def verdict(rows: pd.DataFrame) -> str:
@@ -333,7 +333,7 @@ def verdict(rows: pd.DataFrame) -> str:
     independent; as they share patients, chance gathers more on a side than it allows for, and the sentence says so.
 
     Args:
-        rows: one row a comparison: value, ci_low, ci_high (+DRO minus base) and, where there is a test, p.
+        rows: one row a comparison: value, ci_low, ci_high p (+DRO minus base).
     """
     known = rows[rows["value"].notna() & rows["ci_low"].notna()]
     sides = [significant_side(row) for _, row in known.iterrows()]
