@@ -12,6 +12,7 @@ from neurorad.cohorts.labels import (
     data_dictionary,
     harmonise,
     patients_of,
+    unread,
 )
 from neurorad.endpoints import endpoints
 from neurorad.evaluation.folds import check_labels, glioblastoma_survival
@@ -229,19 +230,32 @@ def test_a_column_that_is_needed_is_asked_for(column):
 
 
 @pytest.mark.parametrize("release", ["generic", "cuimc"])
-def test_only_the_columns_marked_so_may_be_absent(release):
-    raw, rules = table(release, own(kps="80", vendor="GE"))
-    optional = {"kps", "resection", "vendor", "field_strength", "protocol", "tp53_percent"}
-    optional |= {"pfs_days", "progressed", "radiotherapy_days", "chemotherapy_days"}
+def test_a_table_of_ones_own_may_lack_any_column_but_the_patient(release):
+    raw, rules = table(release, own(kps="80", vendor="GE", idh1="1"))
     exams, problems, _ = harmonise(raw, rules, "own")
     assert problems == []
     assert exams.loc[0, ["kps", "vendor"]].tolist() == [80, "GE"]
-    for name in set(own()) - {"patient"}:
-        with pytest.raises(InputError, match=f"no column '{name}'"):
-            harmonise(raw.drop(columns=name), rules, "own")
-    assert {name for name, rule in rules["columns"].items() if rule.get("optional")} == optional
-    with pytest.raises(InputError, match="no column 'kps'.*nearest: 'KPS'"):
-        harmonise(raw.rename(columns={"kps": "KPS"}), rules, "own")
+    for name in set(own()) - {"patient", "event"}:
+        lacking, problems, _ = harmonise(raw.drop(columns=name), rules, "own")
+        assert problems == [] and lacking[name].isna().all()
+        assert lacking["idh1"].tolist() == ([pd.NA] if name == "idh1" else [1])
+    alone, problems, _ = harmonise(raw[["patient"]], rules, "own")
+    assert problems == [] and len(alone) == 1
+    assert all(rule.get("optional") for rule in rules["columns"].values())
+    for other in ("IDH1", "idh", "idh-1"):
+        with pytest.raises(InputError, match=f"no column 'idh1'.*nearest: '{other}'"):
+            harmonise(raw.rename(columns={"idh1": other}), rules, "own")
+    assert unread(raw.assign(notes="x", molecular_status="1"), rules) == ["notes", "molecular_status"]
+
+
+def test_words_of_a_table_of_ones_own_mean_what_they_say():
+    words = {"idh1": "mutant", "mgmt": "unmethylated", "1p19q": "codeleted", "egfr": "not amplified", "sex": "female"}
+    words |= {"atrx": "wildtype", "tp53": "mutant", "cdkn2ab": "deleted", "tert": "wildtype"}
+    exams, problems, _ = harmonise(*table("generic", own(**words)), "own")
+    assert problems == []
+    assert exams.loc[0, list(words)].tolist() == [1, 0, 1, 0, "F", 0, 1, 1, 0]
+    _, problems, _ = harmonise(*table("generic", own(idh1="mut")), "own")
+    assert "mut" in str(problems[0]) and "idh1" in str(problems[0])
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..", ".hidden", "a\\b", ""])

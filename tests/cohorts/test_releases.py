@@ -247,6 +247,27 @@ def test_a_generic_pattern_takes_whole_words_and_the_same_patient_twice():
     assert taken("a/a_T1xnii.gz") == []
 
 
+@pytest.mark.parametrize(
+    ("t1n", "t1c", "files"),
+    [
+        ("T1", "T1 post", {"T1 pre": "t1n", "T1": "t1n", "T1 post gad": "t1c", "T1 posterior": "t1n"}),
+        ("T1", "Gd T1", {"Gd T1": "t1c", "T1": "t1n", "x T1 Gd": "t1n"}),
+        ("T1", "ax T1 Gd", {"ax T1 Gd": "t1c", "ax T1": "t1n", "T1 Gd": "t1n"}),
+        ("T1", "T1", None),
+    ],
+)
+def test_a_spelling_inside_a_longer_one_is_the_longer_ones(t1n, t1c, files):
+    spelled = {**SPELLED, "t1n": t1n, "t1c": t1c}
+    if files is None:
+        with pytest.raises(InputError, match="spelled alike"):
+            generic("{patient}/*{sequence}*.nii.gz", spelled, "skull")
+        return
+    release = generic("{patient}/*{sequence}*.nii.gz", spelled, "skull")
+    for name, sequence in files.items():
+        taken = [kind for kind, (pattern,) in release.files.items() if re.fullmatch(pattern, f"a/{name}.nii.gz")]
+        assert taken == [sequence], name
+
+
 def test_the_disease_of_a_cohort_is_what_its_block_says_else_its_releases():
     assert disease_of({"release": "brats-men"}) == "MEN"
     assert disease_of({"release": "brats-men", "disease": "MET"}) == "MET"

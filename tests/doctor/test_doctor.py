@@ -118,6 +118,24 @@ def test_a_typo_in_a_real_label_table_stops_only_where_the_config_says_stop(tmp_
     assert [level for level, text in noted if "'postive'" in text] == ["note"]
 
 
+def test_columns_of_a_table_of_ones_own_are_named_read_or_not(tmp_path):
+    (tmp_path / "labels.csv").write_text("patient,age,molecular_idh,idh1\nA,50,mutant,wildtype\n")
+    images = tmp_path / "scans" / "A"
+    images.mkdir(parents=True)
+    sequences = {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"}
+    for name in sequences.values():
+        (images / f"{name}.nii.gz").touch()
+    block = {
+        "release": "generic",
+        "role": ["test"],
+        "images": str(images.parent),
+        "labels": str(tmp_path / "labels.csv"),
+    }
+    block |= {"pattern": "{patient}/{sequence}.nii.gz", "sequences": sequences, "state": "skull"}
+    findings, _ = check_cohorts({"cohorts": {"mine": block}})
+    assert ("note", "mine: columns read: patient, age, idh1; not read: molecular_idh") in findings
+
+
 def test_overlaps_that_no_crosswalk_covers_are_announced(shipped):
     assert levels(check_leakage(shipped)) == ["ok"]
     del shipped["leakage"]

@@ -169,18 +169,81 @@ def test_scans_are_found_one_a_folder_or_below_it(tmp_path):
     scan(tmp_path / "many" / "y", *four)
     assert [row["scan"] for row in find_scans(tmp_path / "many")] == ["x", "y"]
     (tmp_path / "dicom" / "series").mkdir(parents=True)
-    (tmp_path / "dicom" / "series" / "1").write_bytes(bytes(128) + b"DICM")
+    dicom(tmp_path / "dicom" / "series" / "1", "1.2.3")
     (row,) = find_scans(tmp_path / "dicom")
     assert row["dicom"] == str(tmp_path / "dicom")
     scan(tmp_path / "two", *four, "b_t2.nii.gz")
-    with pytest.raises(InputError, match=r"a_t2\.nii\.gz and b_t2\.nii\.gz are all named as t2w"):
-        find_scans(tmp_path / "two")
+    (row,) = find_scans(tmp_path / "two")
+    assert "a_t2.nii.gz and b_t2.nii.gz are all named as t2w" in row["problem"]
     scan(tmp_path / "none", "image.nii.gz")
     with pytest.raises(InputError, match="no file is named as t1n/t1c/t2w/t2f"):
         find_scans(tmp_path / "none")
     scan(tmp_path / "lacks", "t1.nii.gz", "t2.nii.gz")
-    with pytest.raises(InputError, match="no file is named as t1c"):
-        find_scans(tmp_path / "lacks")
+    (row,) = find_scans(tmp_path / "lacks")
+    assert "no file is named as t1c" in row["problem"]
+
+
+def test_scans_are_found_below_patients_and_sessions_and_what_is_none_is_named(tmp_path, capsys):
+    four = ("T1 pre.nii.gz", "T1 post gad.nii.gz", "T2.nii.gz", "FLAIR.nii")
+    for place in ("Ann/2023", "Ann/2024", "Ben/2023", "Ben/2023/raw", "Cy", ".trash/x"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in four:
+            (tmp_path / place / name).touch()
+    (tmp_path / "Cy" / "._T1.nii.gz").touch()
+    (tmp_path / "Ben" / "masks").mkdir()
+    (tmp_path / "Ben" / "masks" / "whole_seg.nii.gz").touch()
+    rows = find_scans(tmp_path)
+    assert [(row["scan"], row["patient"], row["session"]) for row in rows] == [
+        ("Ann_2023", "Ann", "2023"),
+        ("Ann_2024", "Ann", "2024"),
+        ("Ben_2023", "Ben", "2023"),
+        ("Cy", "Cy", "1"),
+    ]
+    assert not any(row["problem"] for row in rows)
+    assert rows[0]["t1c"].endswith("Ann/2023/T1 post gad.nii.gz") and rows[0]["t1n"].endswith("T1 pre.nii.gz")
+    said = capsys.readouterr().err
+    assert "lie inside a scan's folder: 1 folders, such as Ben/2023/raw" in said
+    assert "hold no file that is named as a sequence: 1 folders, such as Ben/masks" in said
+
+
+def dicom(path, study):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = Dataset()
+    header.StudyInstanceUID, header.SOPInstanceUID, header.SOPClassUID = (
+        study,
+        f"{study}.9",
+        "1.2.840.10008.5.1.4.1.1.4",
+    )
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.save_as(path, enforce_file_format=True)
+
+
+def test_each_dicom_study_is_a_scan_and_mixed_ones_are_refused(tmp_path):
+    for patient, session, study in (("Ann", "a", "1.1"), ("Ann", "b", "1.2"), ("Ben", "a", "1.3")):
+        for series in ("T1", "T2"):
+            dicom(tmp_path / "tidy" / patient / session / series / "1", study)
+    (tmp_path / "tidy" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    rows = find_scans(tmp_path / "tidy")
+    assert [(row["scan"], row["dicom"], row["problem"]) for row in rows] == [
+        (f"{patient}_{session}", str(tmp_path / "tidy" / patient / session), "")
+        for patient, session in (("Ann", "a"), ("Ann", "b"), ("Ben", "a"))
+    ]
+    # One patient's two studies, series beside series; another patient's one study beside them.
+    for name, study in (("1", "2.1"), ("2", "2.2"), ("3", "2.1"), ("4", "2.2")):
+        dicom(tmp_path / "mixed" / "Ann" / name / "1", study)
+    dicom(tmp_path / "mixed" / "Ben" / "1" / "1", "2.3")
+    rows = find_scans(tmp_path / "mixed")
+    assert [row["scan"] for row in rows] == ["Ann", "Ben_1"]
+    assert "holds 2 DICOM studies mixed" in rows[0]["problem"] and not rows[1]["problem"]
+    # All in one folder.
+    dicom(tmp_path / "flat" / "1", "3.1")
+    dicom(tmp_path / "flat" / "2", "3.2")
+    (row,) = find_scans(tmp_path / "flat")
+    assert "2 DICOM studies" in row["problem"]
 
 
 def test_scans_are_preprocessed_as_the_card_says_and_the_unusable_named(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ It joins stages, so it lives at the root: cohorts' names are not used, imaging m
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
 COHORT = "given"
+WHO = ("cohort", "scan", "patient", "session")
 NIFTI = (".nii", ".nii.gz")
 SPELLINGS = {
     "t2f": r"t2f|flair|t2flair",
@@ -72,7 +74,7 @@ def volumes_of(
         `volumes.tsv`. What could not be used is named on standard error.
 
     Raises:
-        InputError: a folder without a scan, two with one name, files that cannot be told apart, or no usable scan at all.
+        InputError: a folder without a scan, two with one name, or no usable scan at all.
     """
     scans = [scan for folder in folders for scan in find_scans(folder)]
     names = [scan["scan"] for scan in scans]
@@ -80,8 +82,11 @@ def volumes_of(
     if twice:
         raise InputError(f"two folders are called {twice[0]}; rename one, as a row of the output is known by this name")
     finished = [_finished(scan) for scan in scans if scan["volume"]]
-    made = [scan for scan in scans if not scan["volume"]]
-    tables = [pd.DataFrame(finished)] if finished else []
+    finished += [
+        {**scan, "sha256": "", "status": "excluded", "reason": scan["problem"]} for scan in scans if scan["problem"]
+    ]
+    made = [scan for scan in scans if not scan["volume"] and not scan["problem"]]
+    tables = [pd.DataFrame(finished)[[*WHO, "state", "volume", "sha256", "status", "reason"]]] if finished else []
     if made:
         from neurorad.imaging.commands import run_volumes
 
@@ -111,66 +116,99 @@ def volumes_of(
 
 
 def find_scans(folder: Path) -> list[dict[str, str]]:
-    """The scans of a folder, each a row of scans.tsv with `volume` besides: finished volumes, one scan of NIfTI files,
-    subfolders of which each is such a scan, or one scan of DICOM files.
+    """The scans of a folder, each a row of scans.tsv with `volume` besides: finished volumes in it; or, at any depth, each
+    folder of NIfTI files and each DICOM study. A scan whose files cannot be told apart has a `problem`. It is known by the
+    folders on the way to it.
+
+    Folders inside a scan's folder, and those without any file that is named as a sequence, are none, and named on standard
+    error.
 
     Raises:
-        InputError: none of these, or a scan whose files cannot be told apart.
+        InputError: no such folder, or no scan in it.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give folders of scans")
     volumes = sorted(folder.glob("*.b2nd"))
     if volumes:
-        return [_row(path.stem, volume=str(path)) for path in volumes]
-    if _images(folder):
-        return [_nifti_scan(folder)]
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    with_images = [path for path in inner if _images(path)]
-    if with_images:
-        return [_nifti_scan(path) for path in with_images]
-    if any(_is_dicom(path) for path in sorted(folder.rglob("*")) if path.is_file()):
-        return [_row(folder.resolve().name, dicom=str(folder))]
-    raise InputError(f"{folder}: holds neither NIfTI nor DICOM images nor volumes (.b2nd)")
+        return [_row([path.stem], volume=str(path)) for path in volumes]
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    images: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.name.lower().endswith(NIFTI):
+            images.setdefault(path.parent, []).append(path)
+    unnamed = [at for at in images if not any(sequence_of(path.name, at.resolve().name) for path in images[at])]
+    named = [at for at in images if at not in unnamed]
+    nested = [at for at in named if any(other in at.parents for other in named)]
+    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in named if at not in nested]
+    scans += _studies(folder, [path for path in files if not any(at in path.parents for at in named)])
+    for what, passed in (("lie inside a scan's folder", nested), ("hold no file that is named as a sequence", unnamed)):
+        if passed and scans:
+            shown = "/".join(_steps(folder, passed[0]))
+            print(f"passed over, as they {what}: {len(passed)} folders, such as {shown}", file=sys.stderr)
+    if not scans and unnamed:
+        raise InputError(
+            f"{unnamed[0]}: no file is named as {'/'.join(SEQUENCES)}; a name needs a word such as t1n, t1c (or t1ce), t2w, flair"
+        )
+    if not scans:
+        raise InputError(f"{folder}: holds neither NIfTI nor DICOM images nor volumes (.b2nd)")
+    return scans
 
 
-def _row(name: str, **more: str) -> dict[str, str]:
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _steps(folder: Path, at: Path) -> list[str]:
+    """The folders on the way from one to the other; its own name if there are none."""
+    return [*at.relative_to(folder).parts] or [folder.resolve().name]
+
+
+def _studies(folder: Path, files: Sequence[Path]) -> list[dict[str, str]]:
+    """One row for each DICOM study: the innermost folder that holds all of it. Where that holds another one too, the scans
+    cannot be told apart by folders, which is their `problem`."""
+    import pydicom
+
+    held: dict[str, set[Path]] = {}
+    for path in files:
+        if _is_dicom(path):
+            try:
+                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+            except (OSError, ValueError, pydicom.errors.InvalidDicomError):
+                continue
+            if study := str(header.get("StudyInstanceUID", "")):
+                held.setdefault(study, set()).add(path.parent)
+    if len(held) == 1:
+        return [_row(_steps(folder, folder), dicom=str(folder))]
+    around = {study: Path(os.path.commonpath(parents)) for study, parents in held.items()}
+    rows = {}
+    for study, at in around.items():
+        others = sum(any(parent.is_relative_to(at) for parent in held[other]) for other in held if other != study)
+        problem = f"holds {others + 1} DICOM studies mixed; give each study a folder of its own" if others else ""
+        rows[at] = _row(_steps(folder, at), dicom=str(at), problem=problem)
+    return [rows[at] for at in sorted(rows)]
+
+
+def _row(steps: Sequence[str], **more: str) -> dict[str, str]:
     columns = (*SEQUENCES, "dicom", "tumour", "tumour_labels", "cavity_labels", "grid", "problem", "volume")
     empty = dict.fromkeys(columns, "")
-    who = {"cohort": COHORT, "scan": name, "patient": name, "session": "1"}
+    who = dict(zip(WHO, (COHORT, "_".join(steps), steps[0], "_".join(steps[1:]) or "1"), strict=True))
     return {**who, **empty, "state": "stripped or defaced or skull", **more}
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(NIFTI) and not path.name.startswith(".")
-    )
-
-
-def _nifti_scan(folder: Path) -> dict[str, str]:
-    """The four sequences by the words in their files' names.
-
-    Raises:
-        InputError: no file, or more than one, for a sequence.
-    """
+def _nifti_scan(images: Sequence[Path], steps: Sequence[str]) -> dict[str, str]:
+    """The four sequences by the words in their files' names."""
     found: dict[str, list[Path]] = {name: [] for name in SEQUENCES}
-    for path in _images(folder):
-        name = sequence_of(path.name, folder.resolve().name)
+    for path in images:
+        name = sequence_of(path.name, path.parent.resolve().name)
         if name:
             found[name].append(path)
-    several = [name for name, paths in found.items() if len(paths) > 1]
-    if several:
+    problem = ""
+    if several := [name for name, paths in found.items() if len(paths) > 1]:
         files = " and ".join(path.name for path in found[several[0]][:3])
-        raise InputError(f"{folder}: {files} are all named as {several[0]}; leave one file a sequence in the folder")
-    if not found["t1c"]:
-        raise InputError(
-            f"{folder}: no file is named as {'/'.join(SEQUENCES)}; a name needs a word such as t1n, t1c (or t1ce), t2w, flair"
-            if not any(found.values())
-            else f"{folder}: no file is named as t1c (t1ce, t1gd), which the others are aligned to"
-        )
-    problem = f"missing sequence {', '.join(lacking)}" if (lacking := [n for n in SEQUENCES if not found[n]]) else ""
-    if problem:
-        print(f"{folder.name}: {problem}", file=sys.stderr)
-    return _row(folder.resolve().name, **{name: str(paths[0]) for name, paths in found.items() if paths})
+        problem = f"{files} are all named as {several[0]}; leave one file a sequence in the folder"
+    elif not found["t1c"]:
+        problem = "no file is named as t1c (t1ce, t1gd), which the others are aligned to"
+    return _row(steps, problem=problem, **{name: str(paths[0]) for name, paths in found.items() if paths})
 
 
 def sequence_of(name: str, folder: str = "") -> str | None:
@@ -214,9 +252,8 @@ def _finished(scan: Mapping[str, str]) -> dict[str, str]:
     path = card_path(scan["volume"])
     if not path.is_file():
         raise InputError(f"{scan['volume']}: has no card {path.name} beside it; a volume is known by its card")
-    who = {key: scan[key] for key in ("cohort", "scan", "patient", "session")}
     return {
-        **who,
+        **{key: scan[key] for key in WHO},
         "state": "",
         "volume": scan["volume"],
         "sha256": read_json(path)["sha256"],

@@ -233,7 +233,6 @@ def data_dictionary(rules: dict[str, Any], chosen: Mapping[str, Any]) -> dict[st
 def _columns(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """Our column -> headers in this table, rule; columns that the table may lack and does are left out."""
     found = {}
-    claimed = {name for rule in rules["columns"].values() for name in rule.get("first_of") or spellings(rule)}
     for name, rule in rules["columns"].items():
         if "first_of" in rule:
             present, wanted = [c for c in rule["first_of"] if c in raw], rule["first_of"]
@@ -245,13 +244,19 @@ def _columns(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> dict[str,
             found[name] = (present, rule)
             continue
         absent = next(c for c in wanted if c not in present)
-        near = nearest(absent, set(raw.columns) - claimed, 0.8 if rule.get("optional") else 0.5)
+        near = nearest(absent, unread(raw, rules), 0.8 if rule.get("optional") else 0.5)
         if near or not rule.get("optional"):
             raise InputError(
                 f"cohort {cohort}: label table has no column {absent!r}"
                 + (f" (nearest: {near!r})" if near else f"; it has {', '.join(raw.columns[:8])}, ...")
             )
     return found
+
+
+def unread(raw: pd.DataFrame, rules: dict[str, Any]) -> list[str]:
+    """The headers that no rule of the dictionary reads."""
+    claimed = {name for rule in rules["columns"].values() for name in rule.get("first_of") or spellings(rule)}
+    return [name for name in raw.columns if name not in claimed and name not in spellings(rules["id"])]
 
 
 def _present(rule: dict[str, Any], raw: pd.DataFrame) -> str:

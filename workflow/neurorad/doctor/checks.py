@@ -12,7 +12,7 @@ from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.identity import OWN_TABLES, unproven
 from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
-from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of
+from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of, unread
 from neurorad.cohorts.releases import release_of
 from neurorad.contract import contract_differences
 from neurorad.encoder import load_card
@@ -158,7 +158,8 @@ def _check_labels(config: dict[str, Any], cohort: str, block: dict[str, Any], sc
         return [(NOTE, f"{cohort}: no label table, so no endpoint can be evaluated")] if tested else []
     try:
         chosen = decisions(decided_in(config))
-        exams, problems, _ = harmonise(*read_labels(Path(block["labels"]), block["release"]), cohort, chosen)
+        raw, rules = read_labels(Path(block["labels"]), block["release"])
+        exams, problems, _ = harmonise(raw, rules, cohort, chosen)
     except InputError as problem:
         return [(PROBLEM, str(problem))]
     table = patients_of(exams)
@@ -166,6 +167,11 @@ def _check_labels(config: dict[str, Any], cohort: str, block: dict[str, Any], sc
     findings = [(OK, f"{cohort}: label table of {len(table)} patients, {len(labelled)} of them with scans")]
     if not labelled:
         findings = [(PROBLEM, f"{cohort}: no patient of {block['labels']} has a scan; are both of one release?")]
+    if rules["id"].get("private"):
+        # A table of the user's own: a column of another name would be missing without a word.
+        ignored = unread(raw, rules)
+        read = ", ".join(name for name in raw.columns if name not in ignored)
+        findings.append((NOTE, f"{cohort}: columns read: {read}; not read: {', '.join(ignored) or 'none'}"))
     stops = config.get("labels", {}).get("unknown", "stop") == "stop"
     findings += [(PROBLEM if stops else NOTE, f"{block['labels']}: {problem}") for problem in problems[:5]]
     if len(problems) > 5:

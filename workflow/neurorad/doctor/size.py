@@ -65,6 +65,8 @@ def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
         for role in ("pretrain", "test")
     }
     voxels = len(SEQUENCES) * math.prod(imaging["shape"])
+    hours = total * SECONDS_A_SCAN / 3600
+    preprocessing = f"{hours:.1f} CPU-hours" if hours >= 1 else f"{math.ceil(60 * hours)} CPU-minutes"
     findings = [
         (
             OK,
@@ -72,11 +74,11 @@ def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
         ),
         (
             OK,
-            f"volumes: at most {total * voxels * 2 / 2**30:.1f} GiB on disk, and pretraining holds its share in memory",
+            f"volumes: at most {max(total * voxels * 2 / 2**30, 0.1):.1f} GiB on disk, and pretraining holds its share in memory",
         ),
         (
             NOTE,
-            f"preprocessing: about {total * SECONDS_A_SCAN / 3600:.1f} CPU-hours ({SECONDS_A_SCAN:.0f} s a stripped scan)",
+            f"preprocessing: about {preprocessing} ({SECONDS_A_SCAN:.0f} s a stripped scan)",
         ),
     ]
     if pretraining.get("freeze"):

@@ -85,9 +85,9 @@ def _add_embed(verbs: argparse._SubParsersAction) -> None:
         help="turn scans into embeddings, one row a scan: a cohort's volumes, or any folders of scans",
         description="Embeds whole volumes with a pretrained encoder or one of its rivals: an untrained encoder of the same\n"
         "architecture, clinical variables alone, or what the config's `rivals` block describes.\n"
-        "Without --volumes, each FOLDER is one scan (NIfTI files named t1n, t1c, t2w, t2f or as usual; or DICOM), or holds\n"
-        "such folders, or finished volumes. Scans are preprocessed as the encoder's card says; volumes that were\n"
-        "preprocessed otherwise are refused with what differs.",
+        "Without --volumes, each FOLDER is searched to any depth: a folder of NIfTI files (named t1n, t1c, t2w, t2f or as\n"
+        "usual) is a scan, and so is a DICOM study; or it holds finished volumes. Scans are preprocessed as the encoder's\n"
+        "card says; volumes that were preprocessed otherwise are refused with what differs.",
         epilog="example: neurorad embed --encoder byol-dro-s0 --out mine.parquet scans/patient-1 scans/patient-2\n"
         "         neurorad embed --encoder results/encoders/byol-dro-s0\n"
         "         --volumes results/volumes/ucsf-pdgm/volumes.tsv\n"

@@ -145,7 +145,7 @@ def page(volumes: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
 
 def _rounded(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
+    return float(f"{round(value, 9):.4g}") if np.isfinite(value) else None
 
 
 def _picture(volume: str) -> str:
