@@ -314,7 +314,7 @@ def test_real_scans_take_the_same_way(study, tmp_path, shared):
             # Features end in a ReLU, so a few may be 0 for everybody.
             assert patients == 1 or features.std().gt(0).mean() > 0.5
     audit = json.loads((folder / "results" / "cohorts" / "leakage_audit.json").read_text())
-    assert audit["stamp"].startswith("LEAKAGE NOT EXCLUDED: the encoders in encoders were pretrained outside")
+    assert audit["stamp"].startswith("LEAKAGE NOT EXCLUDED: the finished encoders were pretrained outside")
     page = (folder / "results" / "report.html").read_text(encoding="utf-8")
     assert "LEAKAGE NOT EXCLUDED" in page
     assert "nothing to draw" in page.lower()

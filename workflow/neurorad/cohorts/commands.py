@@ -203,7 +203,7 @@ def run_audit(args: argparse.Namespace) -> None:
     )
     manifest, report["groups"] = merge_tiny(manifest, diseases, args.min_patients, args.groups)
     if args.frozen:
-        stamp = f"LEAKAGE NOT EXCLUDED: the encoders in {Path(args.frozen).name} were pretrained outside this study"
+        stamp = "LEAKAGE NOT EXCLUDED: the finished encoders were pretrained outside this study"
         report["stamp"] = "; ".join(filter(None, [stamp, report["stamp"]]))
         test_patients = test_patients.assign(status="unproven", why="the encoders were pretrained outside this study")
         report["patients"]["clean"] = 0
