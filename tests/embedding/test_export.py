@@ -206,6 +206,27 @@ def test_scans_are_found_below_patients_and_sessions_and_what_is_none_is_named(t
     assert "hold no file that is named as a sequence: 1 folders, such as Ben/masks" in said
 
 
+def test_links_are_followed_once_and_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    archive, mine = tmp_path / "archive" / "p1", tmp_path / "mine"
+    archive.mkdir(parents=True)
+    mine.mkdir()
+    for name in ("t1", "t1ce", "t2", "flair"):
+        (archive / f"{name}.nii.gz").touch()
+    (mine / "patient-1").symlink_to(archive)
+    (mine / "patient-1-again").symlink_to(archive)
+    (archive / "up").symlink_to(mine)
+    (mine / "gone").symlink_to(tmp_path / "nowhere")
+    assert [row["scan"] for row in find_scans(mine)] == ["patient-1"]
+
+    def walk(folder, onerror, followlinks):
+        onerror(PermissionError(13, "Permission denied", str(mine / "shut")))
+        yield
+
+    monkeypatch.setattr(scan_folders.os, "walk", walk)
+    with pytest.raises(InputError, match=r"shut cannot be read \(Permission denied\)"):
+        find_scans(mine)
+
+
 def dicom(path, study):
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -239,6 +260,16 @@ def test_each_dicom_study_is_a_scan_and_mixed_ones_are_refused(tmp_path):
     rows = find_scans(tmp_path / "mixed")
     assert [row["scan"] for row in rows] == ["Ann", "Ben_1"]
     assert "holds 2 DICOM studies mixed" in rows[0]["problem"] and not rows[1]["problem"]
+    # A NIfTI scan of another patient beside a study, and a file at the top that is named as a sequence.
+    (tmp_path / "both" / "Cy").mkdir(parents=True)
+    for name in ("Cy/t1.nii.gz", "Cy/t1ce.nii.gz", "Cy/t2.nii.gz", "Cy/flair.nii.gz", "flair_template.nii.gz"):
+        (tmp_path / "both" / name).touch()
+    dicom(tmp_path / "both" / "Dan" / "1", "4.1")
+    assert [(row["scan"], row["problem"][:23]) for row in find_scans(tmp_path / "both")] == [
+        ("Cy", ""),
+        ("both", "no file is named as t1c"),
+        ("Dan", ""),
+    ]
     # All in one folder.
     dicom(tmp_path / "flat" / "1", "3.1")
     dicom(tmp_path / "flat" / "2", "3.2")

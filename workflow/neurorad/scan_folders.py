@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,16 +132,20 @@ def find_scans(folder: Path) -> list[dict[str, str]]:
     volumes = sorted(folder.glob("*.b2nd"))
     if volumes:
         return [_row([path.stem], volume=str(path)) for path in volumes]
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    files = _files_below(folder)
     images: dict[Path, list[Path]] = {}
     for path in files:
         if path.name.lower().endswith(NIFTI):
             images.setdefault(path.parent, []).append(path)
-    unnamed = [at for at in images if not any(sequence_of(path.name, at.resolve().name) for path in images[at])]
-    named = [at for at in images if at not in unnamed]
-    nested = [at for at in named if any(other in at.parents for other in named)]
-    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in named if at not in nested]
-    scans += _studies(folder, [path for path in files if not any(at in path.parents for at in named)])
+    said = {at: {sequence_of(path.name, at.resolve().name) for path in images[at]} for at in images}
+    unnamed = [at for at in images if said[at] == {None}]
+    whole = [at for at in images if "t1c" in said[at]]
+    nested = [at for at in images if at not in unnamed and any(other in at.parents for other in whole)]
+    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in images if at not in (*unnamed, *nested)]
+    studies = _studies(folder, [path for path in files if not any(at in path.parents for at in whole)])
+    if not scans and len(studies) == 1 and not studies[0]["problem"]:
+        studies = [_row(_steps(folder, folder), dicom=str(folder))]
+    scans += studies
     for what, passed in (("lie inside a scan's folder", nested), ("hold no file that is named as a sequence", unnamed)):
         if passed and scans:
             shown = "/".join(_steps(folder, passed[0]))
@@ -154,8 +159,27 @@ def find_scans(folder: Path) -> list[dict[str, str]]:
     return scans
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files_below(folder: Path) -> list[Path]:
+    """Files at any depth, sorted. Hidden names are passed over; links are followed, but no folder is entered twice.
+
+    Raises:
+        InputError: a folder that cannot be opened: what it holds would be missing without a word.
+    """
+
+    def stop(problem: OSError) -> None:
+        raise InputError(f"{problem.filename} cannot be read ({problem.strerror}); mend its permissions") from problem
+
+    found: list[Path] = []
+    entered = {os.path.realpath(folder)}
+    for at, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        found += [path for name in names if not name.startswith(".") and (path := Path(at, name)).is_file()]
+        below, folders[:] = sorted(folders), []
+        for name in below:
+            real = os.path.realpath(os.path.join(at, name))
+            if not name.startswith(".") and real not in entered:
+                entered.add(real)
+                folders.append(name)
+    return sorted(found)
 
 
 def _steps(folder: Path, at: Path) -> list[str]:
@@ -169,16 +193,16 @@ def _studies(folder: Path, files: Sequence[Path]) -> list[dict[str, str]]:
     import pydicom
 
     held: dict[str, set[Path]] = {}
-    for path in files:
-        if _is_dicom(path):
+    # As where series are read: a damaged header fails anywhere inside pydicom, whose warnings quote its values.
+    with warnings.catch_warnings(action="ignore"):
+        for path in filter(_is_dicom, files):
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-            except (OSError, ValueError, pydicom.errors.InvalidDicomError):
+                study = str(header.get("StudyInstanceUID", ""))
+            except Exception:
                 continue
-            if study := str(header.get("StudyInstanceUID", "")):
+            if study:
                 held.setdefault(study, set()).add(path.parent)
-    if len(held) == 1:
-        return [_row(_steps(folder, folder), dicom=str(folder))]
     around = {study: Path(os.path.commonpath(parents)) for study, parents in held.items()}
     rows = {}
     for study, at in around.items():
