@@ -1,9 +1,10 @@
 """Survival on real rows: `python benchmarks/real_survival.py TABLES [--repeats 3] [--bootstrap 2000]`.
 
 TABLES as for `real_features.py`, whose readers this shares. Overall survival in IDH-wildtype glioblastoma of UCSF-PDGM and
-UPENN-GBM, radiomic features standing in for embeddings, within each site; UPENN strictly (NOS/NEC is unknown IDH) and
-leniently (NOS/NEC is wildtype). Beside each row age alone on the same patients. MU-Glioma-Post records no censoring time,
-so that its overall survival cannot be estimated without bias; the script prints who is left.
+UPENN-GBM, radiomic features standing in for embeddings, within each site, and progression-free survival where the table has
+it (MU-Glioma-Post); UPENN strictly (NOS/NEC is unknown IDH) and leniently (NOS/NEC is wildtype). Beside each row age alone on
+the same patients. MU-Glioma-Post records no censoring time for deaths, so that its overall survival cannot be estimated
+without bias; the script prints who is left.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from neurorad.cohorts import labels
 from neurorad.cohorts.label_tables import read_labels
-from neurorad.endpoints import endpoints
+from neurorad.endpoints import TIMES, endpoints
 from neurorad.evaluation.folds import check_labels
 from neurorad.evaluation.survival import survival
 
@@ -56,19 +57,21 @@ def main() -> None:
             title = f"{chosen.title} ({name})" if chosen.cohort == "upenn-gbm" else chosen.title
             for of, embeddings in (("features", features), ("age alone", age)):
                 made = pd.DataFrame(survival(embeddings, folds, patients, endpoints(), 0, args.bootstrap)[0])
-                within = made[(made["protocol"] == "within_site") & (made["endpoint"] == "os")]
-                if of == "features":
-                    inside = made[made["protocol"] == "inclusion"].set_index("metric")
-                    counts.append([title, str(inside["n"].iloc[0]), *(str(int(v)) for v in inside["value"])])
-                    header = ["features", "with features", *inside.index]
-                if within.empty:
-                    continue
-                rows = within[within["metric"].isin([*SHOWN, "elastic_net_share"])].set_index("metric")
-                n = f"{int(rows['n_events'].iloc[0])}/{int(rows['n'].iloc[0])}"
-                net = f"{rows['value'].get('elastic_net_share', np.nan):.2f}"
-                lines.append([title, of, n, *(shown(rows.loc[metric]) for metric in SHOWN), net])
+                inside = made[made["protocol"] == "inclusion"]
+                for endpoint in TIMES:
+                    counted = inside[inside["endpoint"] == endpoint].set_index("metric")
+                    if of == "features" and len(counted):
+                        called = f"{title}, {endpoint}"
+                        counts.append([called, str(counted["n"].iloc[0]), *(str(int(v)) for v in counted["value"])])
+                        header = ["features", "with features", *counted.index]
+                    rows = made[(made["protocol"] == "within_site") & (made["endpoint"] == endpoint)]
+                    rows = rows[rows["metric"].isin([*SHOWN, "elastic_net_share"])].set_index("metric")
+                    if len(rows):
+                        n = f"{int(rows['n_events'].iloc[0])}/{int(rows['n'].iloc[0])}"
+                        net = f"{rows['value'].get('elastic_net_share', np.nan):.2f}"
+                        lines.append([f"{title}, {endpoint}", of, n, *(shown(rows.loc[m]) for m in SHOWN), net])
     print_table(header, counts)
-    print_table(["features", "model", "deaths/n", *SHOWN, "elastic nets"], lines)
+    print_table(["features", "model", "events/n", *SHOWN, "elastic nets"], lines)
 
 
 if __name__ == "__main__":
