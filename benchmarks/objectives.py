@@ -58,14 +58,21 @@ CONTROL = "mgmt"
 DRAWS = 1000
 
 
-def render(out: Path, scale: float) -> None:
-    """Volumes of every first time point (test) and every scan (pretraining), the manifest and the patients' true labels."""
+def render(out: Path, scale: float, tested_scale: float) -> None:
+    """Volumes of every scan (pretraining) and every first time point (test), the manifest and the patients' true labels.
+
+    The test patients are drawn apart, so that however many they are, the scans to pretrain on stay the same.
+    """
     recipe = {**read_recipe(RESOURCES / "phantom.yaml"), "faults": []}
-    study = Study(recipe, 0, 4.0, plan(recipe, 0, scale))
-    scans = study.plan.scans
-    scans = scans[~scans["cohort"].isin(TEST) | (scans["days"] == 0)]
+    shown, tested = (
+        Study(recipe, seed, 4.0, plan(recipe, seed, size)) for seed, size in ((0, scale), (1, tested_scale))
+    )
+    scans = shown.plan.scans
+    first = tested.plan.scans[tested.plan.scans["days"] == 0]
+    todo = [(shown, scan) for scan in scans[~scans["cohort"].isin(TEST)].to_dict("records")]
+    todo += [(tested, scan) for scan in first[first["cohort"].isin(TEST)].to_dict("records")]
     rows = []
-    for scan in scans.to_dict("records"):
+    for study, scan in todo:
         path = out / "volumes" / scan["cohort"] / f"{scan['scan'].replace('/', '_')}.b2nd"
         if path.is_file():
             digest = volumes.load_card(path)["sha256"]
@@ -74,10 +81,10 @@ def render(out: Path, scale: float) -> None:
         kept = {key: scan[key] for key in ("cohort", "patient", "session", "scan")}
         rows.append({**kept, "volume": str(path), "sha256": digest})
     table = pd.DataFrame(rows).assign(status="ok", group=lambda t: t["cohort"])
-    tested = table["cohort"].isin(TEST)
-    write_table(out / "volumes.tsv", table[tested])
-    write_table(out / "manifest.tsv", table.loc[~tested, ["cohort", "scan", "patient", "group", "volume", "sha256"]])
-    patients = study.plan.patients
+    test = table["cohort"].isin(TEST)
+    write_table(out / "volumes.tsv", table[test])
+    write_table(out / "manifest.tsv", table.loc[~test, ["cohort", "scan", "patient", "group", "volume", "sha256"]])
+    patients = tested.plan.patients
     columns = [
         "cohort",
         "patient",
@@ -163,6 +170,8 @@ def trained(out: Path, presets: Path, scans: Scans, name: str) -> torch.nn.Modul
     if method == "random":
         return initialised(read_preset(presets, "table", "byol").encoder, seed)
     preset, folder = read_preset(presets, "table", method), out / "encoders" / name
+    if (folder / "encoder.safetensors").is_file():
+        return load_encoder(folder)[0]
     reference = None
     if objective == "excess":
         base = out / "encoders" / f"{method}-base-s{seed}"
@@ -370,7 +379,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["study", "train", "table"])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--scale", type=float, default=3.0)
+    parser.add_argument(
+        "--scale", type=float, default=3.0, help="of the pretraining cohorts; 1 is the whole phantom study"
+    )
+    parser.add_argument("--tested-scale", type=float, default=9.0, help="of the test sites")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -378,7 +390,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "study":
-        render(args.out, args.scale)
+        render(args.out, args.scale, args.tested_scale)
     elif args.what == "train":
         train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps)
     else:
