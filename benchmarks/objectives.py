@@ -4,7 +4,7 @@
     python benchmarks/objectives.py train OUT           # 60 encoders and 3 untrained ones; continues where it stopped
     python benchmarks/objectives.py table OUT           # the table of what is there, as in objectives.md
 
-The volumes are the phantom's, three times as many patients, drawn straight on one 4 mm grid: sites differ in scanner, protocol,
+The volumes are the phantom's, three times as many to pretrain on, nine times as many test patients, drawn straight on one 4 mm grid: sites differ in scanner, protocol,
 field strength and noise, and no registration, N4 or brain mask stands between (those have benchmarks of their own). Labels
 are the true ones, known at all three test sites. Training and evaluation are the package's own.
 
