@@ -85,15 +85,8 @@ def render(out: Path, scale: float, tested_scale: float) -> None:
     write_table(out / "volumes.tsv", table[test])
     write_table(out / "manifest.tsv", table.loc[~test, ["cohort", "scan", "patient", "group", "volume", "sha256"]])
     patients = tested.plan.patients
-    columns = [
-        "cohort",
-        "patient",
-        *ENDPOINTS,
-        "diagnosis",
-        "os_days",
-        "event",
-        *(f"latent_{name}" for name in LATENTS),
-    ]
+    latents = [f"latent_{name}" for name in LATENTS]
+    columns = ["cohort", "patient", *ENDPOINTS, "diagnosis", "os_days", "event", *latents]
     write_table(out / "patients.tsv", patients.loc[patients["cohort"].isin(TEST), columns])
 
 
