@@ -4,9 +4,10 @@
     python benchmarks/objectives.py train OUT           # 60 encoders and 3 untrained ones; continues where it stopped
     python benchmarks/objectives.py table OUT           # the table of what is there, as in objectives.md
 
-The volumes are the phantom's, three times as many to pretrain on, nine times as many test patients, drawn straight on one 4 mm grid: sites differ in scanner, protocol,
-field strength and noise, and no registration, N4 or brain mask stands between (those have benchmarks of their own). Labels
-are the true ones, known at all three test sites. Training and evaluation are the package's own.
+The volumes are the phantom's, three times as many to pretrain on, nine times as many test patients, drawn straight on one 4 mm
+grid: sites differ in scanner, protocol, field strength and noise, and no registration, N4 or brain mask stands between (those
+have benchmarks of their own). Labels are the true ones, known at all three test sites. Training and evaluation are the
+package's own.
 
 Each encoder: AUC of the leave-one-site-out probe of every endpoint at every site, silhouette by site, balanced accuracy of the
 site probe, effective rank. Intervals are bootstraps over patients (within site, the same draws for every encoder) and seeds,

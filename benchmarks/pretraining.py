@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,18 +316,16 @@ def two_ranks(folder: Path) -> list[tuple[str, str]]:
     """(f) samples/s of two ranks of one thread over one such process, batch 8, in turns: one that has the machine for itself,
     and one beside which another has the second core, as two busy cores may be slower than one."""
 
-    def started(ranks: int) -> subprocess.Popen[str]:
+    def rate(ranks: int) -> float:
         command = [sys.executable, __file__, "--rank-of", str(ranks)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def rates(*jobs: subprocess.Popen[str]) -> list[float]:
-        return [float(job.communicate()[0].split()[-1]) for job in jobs]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
     alone, beside, both = [], [], []
-    for _ in range(3):
-        alone += rates(started(1))
-        beside += rates(started(1), started(1))
-        both += rates(started(2))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            alone.append(rate(1))
+            beside += pool.map(rate, (1, 1))
+            both.append(rate(2))
     one, busy, two = (statistics.median(each) for each in (alone, beside, both))
     return [
         (

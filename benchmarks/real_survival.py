@@ -59,9 +59,9 @@ def main() -> None:
                 made = pd.DataFrame(survival(embeddings, folds, patients, endpoints(), 0, args.bootstrap)[0])
                 inside = made[made["protocol"] == "inclusion"]
                 for endpoint in TIMES:
+                    called = f"{title}, {endpoint}"
                     counted = inside[inside["endpoint"] == endpoint].set_index("metric")
                     if of == "features" and len(counted):
-                        called = f"{title}, {endpoint}"
                         counts.append([called, str(counted["n"].iloc[0]), *(str(int(v)) for v in counted["value"])])
                         header = ["features", "with features", *counted.index]
                     rows = made[(made["protocol"] == "within_site") & (made["endpoint"] == endpoint)]
@@ -69,7 +69,7 @@ def main() -> None:
                     if len(rows):
                         n = f"{int(rows['n_events'].iloc[0])}/{int(rows['n'].iloc[0])}"
                         net = f"{rows['value'].get('elastic_net_share', np.nan):.2f}"
-                        lines.append([f"{title}, {endpoint}", of, n, *(shown(rows.loc[m]) for m in SHOWN), net])
+                        lines.append([called, of, n, *(shown(rows.loc[m]) for m in SHOWN), net])
     print_table(header, counts)
     print_table(["features", "model", "events/n", *SHOWN, "elastic nets"], lines)
 

@@ -233,11 +233,9 @@ def dicom(path, study):
 
     path.parent.mkdir(parents=True, exist_ok=True)
     header = Dataset()
-    header.StudyInstanceUID, header.SOPInstanceUID, header.SOPClassUID = (
-        study,
-        f"{study}.9",
-        "1.2.840.10008.5.1.4.1.1.4",
-    )
+    header.StudyInstanceUID = study
+    header.SOPInstanceUID = f"{study}.9"
+    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.save_as(path, enforce_file_format=True)

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,9 @@ def volumes_of(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"two folders are called {twice[0]}; rename one, as a row of the output is known by this name")
-    finished = [_finished(scan) for scan in scans if scan["volume"]]
-    finished += [
-        {**scan, "sha256": "", "status": "excluded", "reason": scan["problem"]} for scan in scans if scan["problem"]
-    ]
+    settled = [_settled(scan) for scan in scans if scan["volume"] or scan["problem"]]
     made = [scan for scan in scans if not scan["volume"] and not scan["problem"]]
-    tables = [pd.DataFrame(finished)[[*WHO, "state", "volume", "sha256", "status", "reason"]]] if finished else []
+    tables = [pd.DataFrame(settled)] if settled else []
     if made:
         from neurorad.imaging.commands import run_volumes
 
@@ -133,16 +131,18 @@ def find_scans(folder: Path) -> list[dict[str, str]]:
     if volumes:
         return [_row([path.stem], volume=str(path)) for path in volumes]
     files = _files_below(folder)
-    images: dict[Path, list[Path]] = {}
+    images: dict[Path, dict[str, list[Path]]] = {}
     for path in files:
         if path.name.lower().endswith(NIFTI):
-            images.setdefault(path.parent, []).append(path)
-    said = {at: {sequence_of(path.name, at.resolve().name) for path in images[at]} for at in images}
-    unnamed = [at for at in images if said[at] == {None}]
-    whole = [at for at in images if "t1c" in said[at]]
-    nested = [at for at in images if at not in unnamed and any(other in at.parents for other in whole)]
-    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in images if at not in (*unnamed, *nested)]
-    studies = _studies(folder, [path for path in files if not any(at in path.parents for at in whole)])
+            found = images.setdefault(path.parent, {name: [] for name in SEQUENCES})
+            if name := sequence_of(path.name, path.parent.resolve().name):
+                found[name].append(path)
+    whole = {at for at, found in images.items() if found["t1c"]}
+    unnamed = [at for at, found in images.items() if not any(found.values())]
+    named = [at for at, found in images.items() if any(found.values())]
+    nested = [at for at in named if not whole.isdisjoint(at.parents)]
+    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in named if whole.isdisjoint(at.parents)]
+    studies = _studies(folder, [path for path in files if whole.isdisjoint(path.parents)])
     if not scans and len(studies) == 1 and not studies[0]["problem"]:
         studies = [_row(_steps(folder, folder), dicom=str(folder))]
     scans += studies
@@ -203,11 +203,12 @@ def _studies(folder: Path, files: Sequence[Path]) -> list[dict[str, str]]:
                 continue
             if study:
                 held.setdefault(study, set()).add(path.parent)
-    around = {study: Path(os.path.commonpath(parents)) for study, parents in held.items()}
+    below: Counter[Path] = Counter()
+    for parents in held.values():
+        below.update({at for parent in parents for at in (parent, *parent.parents)})
     rows = {}
-    for study, at in around.items():
-        others = sum(any(parent.is_relative_to(at) for parent in held[other]) for other in held if other != study)
-        problem = f"holds {others + 1} DICOM studies mixed; give each study a folder of its own" if others else ""
+    for at in {Path(os.path.commonpath(parents)) for parents in held.values()}:
+        problem = f"holds {below[at]} DICOM studies mixed; give each study a folder of its own" if below[at] > 1 else ""
         rows[at] = _row(_steps(folder, at), dicom=str(at), problem=problem)
     return [rows[at] for at in sorted(rows)]
 
@@ -219,13 +220,8 @@ def _row(steps: Sequence[str], **more: str) -> dict[str, str]:
     return {**who, **empty, "state": "stripped or defaced or skull", **more}
 
 
-def _nifti_scan(images: Sequence[Path], steps: Sequence[str]) -> dict[str, str]:
-    """The four sequences by the words in their files' names."""
-    found: dict[str, list[Path]] = {name: [] for name in SEQUENCES}
-    for path in images:
-        name = sequence_of(path.name, path.parent.resolve().name)
-        if name:
-            found[name].append(path)
+def _nifti_scan(found: Mapping[str, Sequence[Path]], steps: Sequence[str]) -> dict[str, str]:
+    """The scan of a folder whose files are `found`, by the sequence that their names say."""
     problem = ""
     if several := [name for name, paths in found.items() if len(paths) > 1]:
         files = " and ".join(path.name for path in found[several[0]][:3])
@@ -270,17 +266,16 @@ def _is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == DICOM_MARK
 
 
-def _finished(scan: Mapping[str, str]) -> dict[str, str]:
+def _settled(scan: Mapping[str, str]) -> dict[str, str]:
+    """The row of volumes.tsv of a scan of which no volume has to be made: it has one, or cannot be used."""
     from neurorad.volumes import card_path
 
+    who = {key: scan[key] for key in WHO}
+    if scan["problem"]:
+        left_out = {"volume": "", "sha256": "", "status": "excluded", "reason": scan["problem"]}
+        return {**who, "state": scan["state"], **left_out}
     path = card_path(scan["volume"])
     if not path.is_file():
         raise InputError(f"{scan['volume']}: has no card {path.name} beside it; a volume is known by its card")
-    return {
-        **{key: scan[key] for key in WHO},
-        "state": "",
-        "volume": scan["volume"],
-        "sha256": read_json(path)["sha256"],
-        "status": "ok",
-        "reason": "",
-    }
+    made = {"volume": scan["volume"], "sha256": read_json(path)["sha256"], "status": "ok", "reason": ""}
+    return {**who, "state": "", **made}

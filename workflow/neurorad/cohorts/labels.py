@@ -233,6 +233,7 @@ def data_dictionary(rules: dict[str, Any], chosen: Mapping[str, Any]) -> dict[st
 def _columns(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """Our column -> headers in this table, rule; columns that the table may lack and does are left out."""
     found = {}
+    ignored = unread(raw, rules)
     for name, rule in rules["columns"].items():
         if "first_of" in rule:
             present, wanted = [c for c in rule["first_of"] if c in raw], rule["first_of"]
@@ -244,7 +245,7 @@ def _columns(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> dict[str,
             found[name] = (present, rule)
             continue
         absent = next(c for c in wanted if c not in present)
-        near = nearest(absent, unread(raw, rules), 0.8 if rule.get("optional") else 0.5)
+        near = nearest(absent, ignored, 0.8 if rule.get("optional") else 0.5)
         if near or not rule.get("optional"):
             raise InputError(
                 f"cohort {cohort}: label table has no column {absent!r}"

@@ -56,14 +56,14 @@ def _words(spelling: str, all_spellings: Collection[str]) -> str:
     return rf"(?<![A-Za-z0-9]){longer}{re.escape(spelling)}(?![A-Za-z0-9])"
 
 
-def _expression(parts: list[str], sequence: str) -> str:
+def _expression(parts: list[str], words: str) -> str:
     expression, seen = "", set()
     for part in parts:
         name = part.strip("{}")
         if part == "*":
             expression += "[^/]*"
         elif part == "{sequence}":
-            expression += sequence
+            expression += words
         elif part.startswith("{"):
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
             seen.add(name)
