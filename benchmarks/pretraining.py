@@ -30,6 +30,7 @@ from neurorad.pretraining.geometry import Crop, brain_share
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.runs import Progress, Run, start
 from neurorad.pretraining.scans import Scans
+from neurorad.pretraining.step import Batch
 from neurorad.pretraining.views import make_views
 
 METHODS = ("byol", "dino", "mae", "moco")
@@ -50,15 +51,18 @@ def stored_scans(folder: Path, count: int, shape: tuple[int, int, int], groups: 
     return Scans(names, names, own, [f"g{g}" for g in range(groups)], paths, (4, *shape), {}, "")
 
 
-def median_of_turns(turns: int, *works: Callable[[], object]) -> list[float]:
-    """Median CPU seconds of each, one after the other in every turn; a first turn is not counted."""
+def median_of_turns(
+    turns: int, *works: Callable[[], object], clock: Callable[[], float] = time.process_time
+) -> list[float]:
+    """Median seconds of each, of CPU time unless by another clock, one after the other in every turn; a first turn is not
+    counted."""
     taken: list[list[float]] = [[] for _ in works]
     for turn in range(turns + 1):
         for own, work in zip(taken, works, strict=True):
-            began = time.process_time()
+            began = clock()
             work()
             if turn:
-                own.append(time.process_time() - began)
+                own.append(clock() - began)
     return [statistics.median(own) for own in taken]
 
 
@@ -187,11 +191,11 @@ def bare_networks(run: Run, progress: Progress) -> Callable[[], object]:
     """Forward, backward and optimiser of the same networks on random tensors of the views' shapes: every network the
     method runs, no losses, no schedules, no momentum, no views."""
     method, optimiser = progress.method, progress.optimiser
-    size = run.preset.training.batch_size
-    views = [torch.randn(size, 4, *[crop.size] * 3) for crop in method.crops]
+    size, device = run.preset.training.batch_size, next(method.parameters()).device
+    views = [torch.randn(size, 4, *[crop.size] * 3, device=device) for crop in method.crops]
+    precision = Batch(views, torch.empty(0), [], 0, torch.empty(0)).precision
 
-    def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+    def outputs() -> list[torch.Tensor]:
         match run.method:
             case "byol":
                 outputs = [method.predictor(method.projector(method.encoder(view))) for view in views]
@@ -207,7 +211,13 @@ def bare_networks(run: Run, progress: Progress) -> Callable[[], object]:
         with torch.no_grad():
             for encoder, head, view in watched:
                 head(encoder(view))
-        sum(output.mean() for output in outputs).backward()
+        return outputs
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with precision():
+            learned = outputs()
+        sum(output.float().mean() for output in learned).backward()
         optimiser.step()
 
     return step
@@ -258,7 +268,9 @@ def with_dro(folder: Path, turns: int = 15) -> list[tuple[str, str]]:
     ]
 
 
-def views_against_monai(folder: Path) -> list[tuple[str, str]]:
+def views_against_monai(
+    folder: Path, device: str = "cpu", clock: Callable[[], float] = time.process_time
+) -> list[tuple[str, str]]:
     """(c) eight scans of 96^3 to 64^3: the same geometry and effects with the same probability in MONAI's transforms."""
     from monai import transforms as mt
 
@@ -282,11 +294,12 @@ def views_against_monai(folder: Path) -> list[tuple[str, str]]:
         ]
     )
     crops, seeds, share = [Crop(size, (0.5, 1.0))], iter(range(10**6)), brain_share(source)
+    there = source.to(device)
 
     def ours() -> None:
-        make_views(source, share, [next(seeds) for _ in range(8)], crops, preset.geometry, one)
+        make_views(there, share, [next(seeds) for _ in range(8)], crops, preset.geometry, one)
 
-    batched, single = median_of_turns(7, ours, lambda: [each(volume) for volume in source])
+    batched, single = median_of_turns(7, ours, lambda: [each(volume) for volume in source], clock=clock)
     return [
         (
             "c: batched views over MONAI per sample (8 of 96^3 to 64^3)",

@@ -1,16 +1,20 @@
 """The store: what goes in comes out, in parts too, and nothing altered is taken for it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import blosc2
 import numpy as np
 import pytest
 
+from neurorad import volumes
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
 
 
 @pytest.fixture
-def stored(tmp_path):
+def stored(tmp_path, monkeypatch):
+    """In blocks of four slices."""
+    monkeypatch.setattr(volumes, "BLOCK_VOXELS", 4 * 40 * 36)
     volume = np.random.default_rng(0).normal(size=(4, 24, 40, 36)).astype(np.float32)
     volume[:, :4] = 0
     path = tmp_path / "scan.b2nd"
@@ -26,11 +30,56 @@ def test_a_volume_comes_back_as_float16_with_its_contract(stored):
     assert card["preprocessing"] == {"spacing_mm": 1.0}
 
 
+@pytest.mark.parametrize("shape", [(24, 40, 36), (32, 64, 32), (8, 8, 8), (33, 31, 65)])
+def test_a_volume_is_what_blosc2_itself_reads(shape, tmp_path, monkeypatch):
+    """Several blocks and one, a sequence of zeros and one of another single value; into an array too."""
+    monkeypatch.setattr(volumes, "BLOCK_VOXELS", 5000)
+    volume = np.random.default_rng(1).normal(size=(4, *shape))
+    volume[1], volume[2] = 0, 1.5
+    path = tmp_path / "scan.b2nd"
+    save(path, volume, {})
+    expected = blosc2.open(str(path), mode="r")[:]
+    assert np.array_equal(expected, volume.astype(np.float16))
+    assert np.array_equal(load(path, check=True), expected)
+    out = np.full((2, 4, *shape), np.nan, np.float16)
+    assert load(path, out=out[1]) is not None
+    assert np.array_equal(out[1], expected)
+    assert np.isnan(out[0]).all()
+    with pytest.raises(VolumeError, match="shape"):
+        load(path, out=np.empty((4, 2, 2, 2), np.float16))
+
+
+def test_threads_read_different_volumes_at_once(tmp_path):
+    """And each gets its own."""
+    written = [np.full((4, 20, 24, 40), number) + np.arange(40) for number in range(12)]
+    for number, volume in enumerate(written):
+        save(tmp_path / f"{number}.b2nd", volume, {})
+    with ThreadPoolExecutor(6) as pool:
+        for number, found in enumerate(pool.map(lambda n: load(tmp_path / f"{n % 12}.b2nd"), range(240))):
+            assert np.array_equal(found, written[number % 12])
+
+
+def test_a_file_cut_anywhere_is_refused(stored):
+    path, _, _ = stored
+    content = path.read_bytes()
+    for share in np.linspace(0.01, 0.99, 40):
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(VolumeError, match="unreadable"):
+            load(path)
+
+
+def test_a_foreign_layout_is_refused(tmp_path):
+    path = tmp_path / "scan.b2nd"
+    blosc2.asarray(np.zeros((4, 8, 8, 8), np.float16), chunks=(1, 8, 8, 8), blocks=(1, 4, 4, 4), urlpath=str(path))
+    with pytest.raises(VolumeError, match=r"blocks \(1, 4, 4, 4\).*make it again"):
+        load(path)
+
+
 def test_a_part_is_read_without_the_rest(stored):
     path, volume, _ = stored
     array = blosc2.open(str(path), mode="r")
     assert array.chunks == (1, 24, 40, 36)
-    assert max(array.blocks) <= 32
+    assert array.blocks == (1, 4, 40, 36)
     assert np.array_equal(array[2, 5:9, :8, 3:4], volume[2, 5:9, :8, 3:4].astype(np.float16))
 
 

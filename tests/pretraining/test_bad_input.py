@@ -78,11 +78,11 @@ def test_a_volume_that_is_unreadable_for_a_moment_is_read_again(tmp_path, monkey
     monkeypatch.setattr(scans, "KEPT_BYTES", 0)
     data, real, failures = read_scans(write_study(tmp_path, scans=2, groups=1)), volumes.load, []
 
-    def unreliable(path, check=False):
+    def unreliable(path, check=False, out=None):
         if not failures:
             failures.append(path)
             raise volumes.VolumeError(f"{path}: stale file handle")
-        return real(path, check)
+        return real(path, check, out)
 
     monkeypatch.setattr(volumes, "load", unreliable)
     assert data.volume(0).shape == (4, 20, 24, 20)

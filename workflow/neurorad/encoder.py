@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neurorad.files import atomic, read_json
 from neurorad.problems import InputError
@@ -25,9 +26,25 @@ LAYERS = {
 """Residual blocks per stage (He et al. 2016, table 1; resnet10: Chen et al. 2019, Med3D)."""
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Under autocast in the type of the convolutions before and after it; its kernel sums in float32 even so.
+
+    PyTorch's autocast would run it in float32: twice the memory of all activations, and two copies of each.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, ...] -> [B, C, ...]`."""
+        kind = x.device.type
+        if x.is_meta or not torch.is_autocast_enabled(kind):
+            return super().forward(x)
+        low = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return functional.group_norm(x.to(low), self.num_groups, self.weight.to(low), self.bias.to(low), self.eps)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """At most 32 groups (Wu & He 2018) of at least 4 channels."""
-    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
+    return GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
 
 
 NORMS: dict[str, Norm] = {

@@ -1,6 +1,10 @@
 """The volume store: one preprocessed scan a file, `[4, D, H, W]` float16 in Blosc2, with its contract beside it."""
 
 import hashlib
+import math
+import threading
+from collections.abc import Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,15 @@ from neurorad.files import atomic, read_json, write_json
 
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 """Channel order of every volume (BraTS 2023 names)."""
+
+BLOCK_VOXELS = 2**17
+"""At most, of a block: 256 KiB. A slice is one at least."""
+
+LAZY = 0x08
+"""Bit of the flags in byte 31 of a Blosc2 chunk: what follows is only where the chunk is."""
+
+# Threads read different volumes at once.
+blosc2.set_releasegil(True)
 
 
 class VolumeError(Exception):
@@ -45,7 +58,8 @@ def save(path: str | Path, volume: np.ndarray, card: dict[str, Any]) -> str:
         blosc2.asarray(
             voxels,
             chunks=(1, *voxels.shape[1:]),
-            blocks=(1, *(min(32, n) for n in voxels.shape[1:])),
+            # Whole slices, without padding, about as many as a core's cache holds: a chunk unpacks into an array as it is.
+            blocks=(1, _slices_a_block(voxels.shape), *voxels.shape[2:]),
             urlpath=str(temporary),
             # Read at half of ZSTD's time, for a fifth more room: a pretraining reads a volume hundreds of times.
             cparams=blosc2.CParams(codec=blosc2.Codec.LZ4HC, clevel=5, nthreads=1),
@@ -53,19 +67,63 @@ def save(path: str | Path, volume: np.ndarray, card: dict[str, Any]) -> str:
     return digest
 
 
-def load(path: str | Path, check: bool = False) -> np.ndarray:
+def load(path: str | Path, check: bool = False, out: np.ndarray | None = None) -> np.ndarray:
     """Return the volume `[4, D, H, W]` as float16; with `check`, its sha256 must equal the card's.
 
+    Args:
+        out: filled and returned, if given.
+
     Raises:
-        VolumeError: missing, truncated or altered file.
+        VolumeError: missing, truncated or altered file, or one of another shape than `out`.
     """
     try:
-        voxels = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))[:]
+        array = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+        if array.dtype != np.float16 or array.blocks != (1, _slices_a_block(array.shape), *array.shape[2:]):
+            raise ValueError(f"blocks {array.blocks} of {array.dtype}; make it again with this version")
+        voxels = np.empty(array.shape, np.float16) if out is None else out
+        if voxels.shape != array.shape:
+            raise VolumeError(f"{path}: shape {list(array.shape)} and not {list(voxels.shape)}")
+        with open(path, "rb", buffering=0) as stream:
+            for whole, number in zip(voxels, range(array.schunk.nchunks), strict=True):
+                chunk = _chunk(stream, array.schunk.get_lazychunk(number))
+                # As many bytes as its header says are written.
+                if blosc2.get_cbuffer_sizes(chunk)[0] != whole.nbytes:
+                    raise ValueError("a chunk of another size")
+                blosc2.decompress2(chunk, dst=whole, nthreads=1)
     except (RuntimeError, OSError, ValueError) as problem:
         raise VolumeError(f"{path}: unreadable volume ({problem})") from problem
     if check and hashlib.sha256(voxels.tobytes()).hexdigest() != load_card(path)["sha256"]:
         raise VolumeError(f"{path}: voxels differ from the sha256 in {card_path(path).name}")
     return voxels
+
+
+def _slices_a_block(shape: Sequence[int]) -> int:
+    """Of a volume `[4, D, H, W]`: a divisor of D."""
+    most = max(1, BLOCK_VOXELS // math.prod(shape[2:]))
+    return max(n for n in range(1, min(most, shape[1]) + 1) if shape[1] % n == 0)
+
+
+_ROOM = threading.local()
+
+
+def _chunk(stream: RawIOBase, lazy: bytes) -> np.ndarray | bytes:
+    """A chunk of a file, from its lazy form, which ends in the place of the chunk and the sizes of its blocks (format: Blosc2,
+    README_CHUNK_FORMAT, lazy chunks). A chunk of one value has no other form.
+
+    `array[:]` reads and unpacks too, but meanwhile no other Python thread runs: sixteen readers were as slow as one. And it
+    is read into memory that this thread keeps: memory that is new for every volume takes longer to get than to fill.
+    """
+    if not lazy[31] & LAZY:
+        return lazy
+    size, packed, block = blosc2.get_cbuffer_sizes(lazy)
+    sizes = 4 * math.ceil(size / block)
+    stream.seek(int.from_bytes(lazy[-sizes - 8 : -sizes], "little"))
+    if packed > len(getattr(_ROOM, "chunk", ())):
+        _ROOM.chunk = np.empty(packed, np.uint8)
+    chunk = _ROOM.chunk[:packed]
+    if stream.readinto(chunk.data) != packed:
+        raise ValueError("the file ends in a chunk")
+    return chunk
 
 
 def load_listed(path: str | Path, sha256: str, listing: str) -> tuple[np.ndarray, dict[str, Any]]:

@@ -7,8 +7,10 @@ Fabric's mixed precision is not used: it would run the losses in bfloat16 too. S
 """
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,6 +21,8 @@ from torch import Tensor, distributed, nn
 from neurorad.pretraining.draws import moved
 from neurorad.pretraining.step import Batch, Method
 from neurorad.problems import InputError
+
+Item = TypeVar("Item")
 
 
 def make_fabric(device: torch.device, count: int = 1) -> Fabric:
@@ -103,6 +107,35 @@ def own_rows(size: int, device: torch.device) -> Tensor:
     """`[size]`: where this process's samples stand in what `of_all_devices` returns."""
     rank, count = _processes()
     return rank + count * torch.arange(size, device=device)
+
+
+def one_ahead(
+    items: Generator[Item, None, None], tensors_of: Callable[[Item], Iterable[Tensor]], device: torch.device
+) -> Iterator[Item]:
+    """The items of a generator, each made for a GPU while it and the caller are at work on the one before: in a thread, and in
+    a stream, of their own.
+
+    Args:
+        tensors_of: those of an item that the caller uses.
+    """
+    stream = torch.cuda.Stream(device)
+
+    def make() -> tuple[Item | None, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            return next(items, None), stream.record_event()
+
+    with closing(items), ThreadPoolExecutor(1, thread_name_prefix="views") as pool:
+        upcoming = pool.submit(make)
+        while True:
+            item, made = upcoming.result()
+            if item is None:
+                return
+            upcoming = pool.submit(make)
+            now = torch.cuda.current_stream(device)
+            now.wait_event(made)
+            for tensor in tensors_of(item):
+                tensor.record_stream(now)
+            yield item
 
 
 def towards_host(values: Tensor) -> Callable[[], Tensor]:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from neurorad.pretraining.devices import anywhere, gathered, share, towards_host
+from neurorad.pretraining.devices import anywhere, gathered, one_ahead, share, towards_host
 from neurorad.pretraining.draws import moved
 from neurorad.pretraining.dro import group_sums
 from neurorad.pretraining.keeper import Keeper, stop_signals
@@ -103,15 +103,29 @@ def _probe_if_due(progress: Progress, fabric: Fabric) -> None:
 def _be_deterministic(device: torch.device) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
+    # Else every tensor is filled before it is written: a thousand kernels a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # MaxPool3d of the stem has no deterministic backward on CUDA: there a warning, elsewhere an error.
     # Unlike torch.use_deterministic_algorithms, it does not import the compiler, which takes 1.5 s.
     torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
 
 
-def make_batches(
-    run: Run, scans: Scans, progress: Progress, fabric: Fabric
-) -> Iterator[tuple[list[Batch], Tensor, list[str]]]:
-    """For each step still to do: this process's micro-batches; group codes `[B]` and names of all samples."""
+StepData = tuple[list[Batch], Tensor, list[str]]
+"""This process's micro-batches; group codes `[B]` and names of all samples."""
+
+
+def make_batches(run: Run, scans: Scans, progress: Progress, fabric: Fabric) -> Iterator[StepData]:
+    """For each step still to do; for a GPU one ahead."""
+    made = _make_batches(run, scans, progress, fabric)
+    return one_ahead(made, _tensors_of, fabric.device) if fabric.device.type == "cuda" else made
+
+
+def _tensors_of(data: StepData) -> list[Tensor]:
+    batches, groups, _ = data
+    return [groups, *(tensor for batch in batches for tensor in (*batch.views, batch.patients, batch.groups))]
+
+
+def _make_batches(run: Run, scans: Scans, progress: Progress, fabric: Fabric) -> Generator[StepData, None, None]:
     training, device = run.preset.training, fabric.device
     sampler = make_sampler(
         training.sampling,
@@ -136,7 +150,8 @@ def make_batches(
             batches = []
             for part, some in zip(samples(step), voxels.chunk(progress.parts), strict=True):
                 indices, seeds = (list(values) for values in zip(*part, strict=True))
-                some, cells = some.to(device, non_blocking=True), scans.brain_share(indices)
+                cells = scans.brain_share(indices)
+                some = some.to(device, non_blocking=True)
                 views = make_views(some, cells, seeds, progress.method.crops, run.preset.geometry, intensity)
                 patients = moved(scans.patient_codes[indices], device)
                 batches.append(Batch(views, patients, seeds, step, moved(scans.group_codes[indices], device)))

@@ -46,7 +46,7 @@ class Keeper:
             "history": progress.history,
             "groups": progress.groups,
             "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         }
         save_checkpoint(self.path, state)
         # For who watches a run that takes days; the last rows are written with the encoder.

@@ -65,8 +65,8 @@ class Scans:
         """`[N]`: `groups`."""
         return torch.tensor(self.groups)
 
-    def volume(self, scan: int) -> np.ndarray:
-        """`[4, D, H, W]` float16.
+    def volume(self, scan: int, out: np.ndarray | None = None) -> np.ndarray:
+        """`[4, D, H, W]` float16; read into `out`, unless it is kept in memory.
 
         Raises:
             LostVolumeError: it cannot be read, also not after `READ_WAITS`, or is not the one checked before.
@@ -75,7 +75,7 @@ class Scans:
             return self.kept[scan]
         for wait in (*READ_WAITS, None):
             try:
-                voxels = volumes.load(self.paths[scan])
+                voxels = volumes.load(self.paths[scan], out=out)
                 break
             except (volumes.VolumeError, OSError) as problem:
                 if wait is None:
@@ -103,7 +103,9 @@ class Scans:
         pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="volumes")
 
         def fetch(row: np.ndarray, scan: int) -> None:
-            row[:] = self.volume(scan)
+            voxels = self.volume(scan, out=row)
+            if voxels is not row:
+                row[:] = voxels
             if scan not in self.shares:
                 self.shares[scan] = brain_share(torch.from_numpy(row)[None])[0]
 
@@ -193,8 +195,9 @@ def _checked(manifest: str | Path, row: Any) -> tuple[np.ndarray, dict[str, Any]
 
 
 def _is_empty(voxels: np.ndarray) -> bool:
-    """Every float16 is +0: looked at as bits, as numpy's own look at float16 takes longer than reading the file."""
-    return not voxels.view(np.uint16).any()
+    """Every float16 is +0: looked at as bits, as numpy's own look at float16 takes longer than reading the file; the first
+    sequence mostly answers."""
+    return not any(sequence.view(np.uint16).any() for sequence in voxels)
 
 
 def _read_manifest(manifest: str | Path) -> pd.DataFrame:
