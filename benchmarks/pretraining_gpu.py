@@ -53,6 +53,17 @@ def method_row(run: Run, scans: Scans, steps: int, turns: int) -> dict[str, floa
     progress = start(run, scans, fabric)
     preset, size = run.preset, run.preset.training.batch_size
     batches = make_batches(run, scans, progress, fabric)
+
+    def full() -> None:
+        waiting = time.perf_counter()
+        data = next(batches)
+        waited.append(time.perf_counter() - waiting)
+        take_step(run, scans, progress, *data, fabric)
+
+    waited: list[float] = []
+    torch.cuda.reset_peak_memory_stats()
+    of_one(full, 2)
+    peak = torch.cuda.max_memory_allocated() / 1e9
     chosen = list(range(size))
     resident = torch.stack([torch.from_numpy(scans.volume(scan)) for scan in chosen]).cuda()
     share, groups = scans.brain_share(chosen), scans.group_codes[chosen].cuda()
@@ -64,16 +75,16 @@ def method_row(run: Run, scans: Scans, steps: int, turns: int) -> dict[str, floa
         return Batch(made, moved(scans.patient_codes[chosen], fabric.device), seeds, progress.step, groups)
 
     works = {
-        "full": lambda: take_step(run, scans, progress, *next(batches), fabric),
+        "full": full,
         "resident": lambda: take_step(run, scans, progress, [views()], groups, scans.names, fabric),
         "views": views,
         "bare": bare_networks(run, progress),
     }
-    torch.cuda.reset_peak_memory_stats()
+    waited.clear()
     taken = [{name: of_one(work, steps) for name, work in works.items()} for _ in range(turns)]
     row = {name: float(np.median([turn[name] for turn in taken])) for name in works}
     batches.close()
-    return row | {"peak": torch.cuda.max_memory_allocated() / 1e9}
+    return row | {"peak": peak, "waited": float(np.mean(waited))}
 
 
 def shown(run: Run, row: dict[str, float]) -> str:
@@ -86,7 +97,8 @@ def shown(run: Run, row: dict[str, float]) -> str:
     )
     return (
         f"{1000 * row['full']:.0f} ms = {row['full'] / row['bare']:.2f} x its bare networks ({1000 * row['bare']:.0f} ms); "
-        f"volumes on the device already {1000 * row['resident']:.0f} ms; views alone {1000 * row['views']:.0f} ms; "
+        f"waits {row['waited'] / row['full']:.1%} of it for views; without a loader and a second thread {1000 * row['resident']:.0f} ms, of which views "
+        f"{1000 * row['views']:.0f} ms; "
         f"{size / row['full']:.0f} samples/s; peak {row['peak']:.1f} GB{card}"
     )
 

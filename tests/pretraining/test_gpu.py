@@ -1,4 +1,4 @@
-"""On a GPU: the same views and features as on the CPU, and a host that never waits for the device within a step."""
+"""On a GPU (`pytest -m gpu`): the same views and features as on the CPU, and a host that never waits for the device within a step."""
 
 import pandas as pd
 import pytest
@@ -19,7 +19,7 @@ from neurorad.pretraining.views import make_views
 from .conftest import write_tiny_presets
 from .test_engine import contents, stop_at
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 METHODS = ("byol", "dino", "mae", "moco")
 

@@ -144,7 +144,9 @@ def _make_batches(run: Run, scans: Scans, progress: Progress, fabric: Fabric) ->
         return share(list(zip(chosen, sample_seeds(run, scans, step, chosen), strict=True)), fabric, progress.parts)
 
     own = ([scan for part in samples(step) for scan, _ in part] for step in steps)
-    ahead = scans.ahead(own, torch.get_num_threads(), pin=device.type == "cuda")
+    gpu = device.type == "cuda"
+    # Two threads make views and give the device its work.
+    ahead = scans.ahead(own, max(1, torch.get_num_threads() - 2 * gpu), pin=gpu)
     with closing(ahead):
         for step, voxels in zip(steps, ahead, strict=True):
             batches = []
