@@ -1,5 +1,6 @@
 """Outputs are whole or absent, whatever ends the writer."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ from neurorad.files import (
     PARTIAL,
     atomic,
     date_back,
+    folder_sha256,
     read_json,
     read_table,
     remove_partial,
     sha256,
+    visible_files,
     write_json,
     write_table,
 )
@@ -94,6 +97,18 @@ def test_identifiers_stay_text(tmp_path, suffix):
     assert table["age"].isna().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_only_an_empty_cell_is_missing_whatever_patients_and_sessions_are_called(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    names = ["NA", "null", "nan", "None", "N/A", "NULL"]
+    table = pd.DataFrame({"patient": names, "session": names[::-1], "kind": ["None", None] * 3, "age": [5.5, None] * 3})
+    write_table(path, table)
+    again = read_table(path)
+    assert again["patient"].tolist() == names and again["session"].tolist() == names[::-1]
+    assert again["kind"].fillna("").tolist() == ["None", ""] * 3
+    assert again["age"].dtype == float and again["age"].isna().tolist() == [False, True] * 3
+
+
 def test_an_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not '.xlsx'"):
         write_table(tmp_path / "table.xlsx", pd.DataFrame())
@@ -115,6 +130,52 @@ def test_json_is_sorted_and_holds_no_nan(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_text("abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_sum_of_a_folder_is_over_its_files_in_the_order_of_their_paths(tmp_path):
+    texts = {"b/a/2": "two", "b/10": "ten", "b.txt": "text", "a": "first"}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    in_order = [hashlib.sha256(texts[name].encode()).hexdigest() for name in ("a", "b/10", "b/a/2", "b.txt")]
+    expected = hashlib.sha256("".join(in_order).encode()).hexdigest()
+    assert folder_sha256(tmp_path) == expected
+    (tmp_path / "b" / ".hidden").mkdir()
+    (tmp_path / "b" / ".hidden" / "x").write_text("other")
+    (tmp_path / ".DS_Store").write_text("other")
+    assert folder_sha256(tmp_path) == expected
+    (tmp_path / "b" / "a" / "2").write_text("changed")
+    assert folder_sha256(tmp_path) != expected
+
+
+def test_links_are_followed_and_every_folder_is_entered_once_as_itself_rather_than_by_a_link(tmp_path):
+    for name in ("mine/z/deep/1", "mine/.hidden/z/1", "archive/2"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    mine = tmp_path / "mine"
+    (mine / "a").symlink_to(mine / "z" / "deep")
+    (mine / "b").symlink_to(tmp_path / "archive")
+    (mine / "c").symlink_to(tmp_path / "archive")
+    (mine / "z" / "up").symlink_to(mine)
+    (mine / "loop").symlink_to(mine / "loop")
+    (mine / "gone").symlink_to(tmp_path / "nowhere")
+    (mine / "file").symlink_to(tmp_path / "archive" / "2")
+    assert [str(path.relative_to(mine)) for path in visible_files(mine)] == ["b/2", "file", "z/deep/1"]
+
+
+def test_a_folder_that_cannot_be_opened_is_said(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "seen").touch()
+    listed = os.listdir
+
+    def refuse(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(InputError, match=r"shut cannot be read \(Permission denied\); mend its permissions"):
+        visible_files(tmp_path)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])

@@ -15,7 +15,7 @@ from neurorad.embedding.export import probe_volume
 from neurorad.encoder import Architecture, Encoder, initialised, load_encoder, save_weights
 from neurorad.files import read_table, write_json
 from neurorad.problems import InputError
-from neurorad.scan_folders import find_scans, sequence_of, settings_of
+from neurorad.scan_folders import settings_of
 
 from .conftest import CONTRACT, features, store
 from .test_rivals import run
@@ -117,7 +117,10 @@ def test_what_is_given_wrong_is_said(tmp_path, capsys):
         (["--encoder", tmp_path / "own", *out], "give either --volumes or folders"),
         (["--encoder", tmp_path / "own", *out, tmp_path / "gone"], "gone: no such folder"),
         (["--encoder", tmp_path / "own", *out, tmp_path / "empty"], "holds neither NIfTI nor DICOM"),
-        (["--encoder", tmp_path / "own", *out, tmp_path / "mine", tmp_path / "mine"], "two folders are called mine-0"),
+        (
+            ["--encoder", tmp_path / "own", *out, tmp_path / "mine", tmp_path / "mine"],
+            "mine_mine-0: left out: 2 scans are called so",
+        ),
         (["--encoder", tmp_path / "mine", *out, tmp_path / "mine"], "no such file; an encoder folder is made by"),
         (["--rival", "intensity", *out, tmp_path / "mine"], "--rival and --settings belong together"),
     ]
@@ -125,154 +128,6 @@ def test_what_is_given_wrong_is_said(tmp_path, capsys):
         assert said in run(capsys, "embed", *arguments)
     (tmp_path / "own" / "card.json").write_text("{")
     assert "damaged file" in run(capsys, "embed", "--encoder", tmp_path / "own", *out, tmp_path / "mine")
-
-
-@pytest.mark.parametrize(
-    ("name", "sequence"),
-    [
-        ("BraTS-GLI-00005-100-t1c.nii.gz", "t1c"),
-        ("BraTS2021_00000_t1ce.nii.gz", "t1c"),
-        ("UPENN-GBM-00001_11_T1GD.nii.gz", "t1c"),
-        ("UCSF-PDGM-0004_T2.nii.gz", "t2w"),
-        ("sub-01_ses-1_ce-gadolinium_T1w.nii.gz", "t1c"),
-        ("sub-01_T1w.nii", "t1n"),
-        ("T2_FLAIR.nii.gz", "t2f"),
-        ("patient_t1_post.nii.gz", "t1c"),
-        ("BraTS2021_00000_seg.nii.gz", None),
-        ("T1_brain_mask.nii.gz", None),
-        ("UCSF-PDGM-0006_T1_bias.nii.gz", None),
-        ("dwi.nii.gz", None),
-    ],
-)
-def test_a_file_is_known_by_a_word_of_its_name(name, sequence):
-    assert sequence_of(name) == sequence
-
-
-def test_the_name_of_the_folder_is_not_read_as_a_sequence():
-    assert sequence_of("trial-t1-007_flair.nii.gz", "trial-t1-007") == "t2f"
-    assert sequence_of("trial-t1-007_t2.nii.gz", "trial-t1-007") == "t2w"
-
-
-def test_scans_are_found_one_a_folder_or_below_it(tmp_path):
-    def scan(folder, *names):
-        folder.mkdir(parents=True)
-        for name in names:
-            (folder / name).touch()
-
-    four = ("a_t1.nii.gz", "a_t1ce.nii.gz", "a_t2.nii.gz", "a_flair.nii.gz", "a_seg.nii.gz")
-    scan(tmp_path / "one", *four)
-    (row,) = find_scans(tmp_path / "one")
-    assert (
-        row["scan"] == "one" and row["t1c"].endswith("a_t1ce.nii.gz") and row["state"] == "stripped or defaced or skull"
-    )
-    scan(tmp_path / "many" / "x", *four)
-    scan(tmp_path / "many" / "y", *four)
-    assert [row["scan"] for row in find_scans(tmp_path / "many")] == ["x", "y"]
-    (tmp_path / "dicom" / "series").mkdir(parents=True)
-    dicom(tmp_path / "dicom" / "series" / "1", "1.2.3")
-    (row,) = find_scans(tmp_path / "dicom")
-    assert row["dicom"] == str(tmp_path / "dicom")
-    scan(tmp_path / "two", *four, "b_t2.nii.gz")
-    (row,) = find_scans(tmp_path / "two")
-    assert "a_t2.nii.gz and b_t2.nii.gz are all named as t2w" in row["problem"]
-    scan(tmp_path / "none", "image.nii.gz")
-    with pytest.raises(InputError, match="no file is named as t1n/t1c/t2w/t2f"):
-        find_scans(tmp_path / "none")
-    scan(tmp_path / "lacks", "t1.nii.gz", "t2.nii.gz")
-    (row,) = find_scans(tmp_path / "lacks")
-    assert "no file is named as t1c" in row["problem"]
-
-
-def test_scans_are_found_below_patients_and_sessions_and_what_is_none_is_named(tmp_path, capsys):
-    four = ("T1 pre.nii.gz", "T1 post gad.nii.gz", "T2.nii.gz", "FLAIR.nii")
-    for place in ("Ann/2023", "Ann/2024", "Ben/2023", "Ben/2023/raw", "Cy", ".trash/x"):
-        (tmp_path / place).mkdir(parents=True)
-        for name in four:
-            (tmp_path / place / name).touch()
-    (tmp_path / "Cy" / "._T1.nii.gz").touch()
-    (tmp_path / "Ben" / "masks").mkdir()
-    (tmp_path / "Ben" / "masks" / "whole_seg.nii.gz").touch()
-    rows = find_scans(tmp_path)
-    assert [(row["scan"], row["patient"], row["session"]) for row in rows] == [
-        ("Ann_2023", "Ann", "2023"),
-        ("Ann_2024", "Ann", "2024"),
-        ("Ben_2023", "Ben", "2023"),
-        ("Cy", "Cy", "1"),
-    ]
-    assert not any(row["problem"] for row in rows)
-    assert rows[0]["t1c"].endswith("Ann/2023/T1 post gad.nii.gz") and rows[0]["t1n"].endswith("T1 pre.nii.gz")
-    said = capsys.readouterr().err
-    assert "lie inside a scan's folder: 1 folders, such as Ben/2023/raw" in said
-    assert "hold no file that is named as a sequence: 1 folders, such as Ben/masks" in said
-
-
-def test_links_are_followed_once_and_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
-    archive, mine = tmp_path / "archive" / "p1", tmp_path / "mine"
-    archive.mkdir(parents=True)
-    mine.mkdir()
-    for name in ("t1", "t1ce", "t2", "flair"):
-        (archive / f"{name}.nii.gz").touch()
-    (mine / "patient-1").symlink_to(archive)
-    (mine / "patient-1-again").symlink_to(archive)
-    (archive / "up").symlink_to(mine)
-    (mine / "gone").symlink_to(tmp_path / "nowhere")
-    assert [row["scan"] for row in find_scans(mine)] == ["patient-1"]
-
-    def walk(folder, onerror, followlinks):
-        onerror(PermissionError(13, "Permission denied", str(mine / "shut")))
-        yield
-
-    monkeypatch.setattr(scan_folders.os, "walk", walk)
-    with pytest.raises(InputError, match=r"shut cannot be read \(Permission denied\)"):
-        find_scans(mine)
-
-
-def dicom(path, study):
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = Dataset()
-    header.StudyInstanceUID = study
-    header.SOPInstanceUID = f"{study}.9"
-    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.save_as(path, enforce_file_format=True)
-
-
-def test_each_dicom_study_is_a_scan_and_mixed_ones_are_refused(tmp_path):
-    for patient, session, study in (("Ann", "a", "1.1"), ("Ann", "b", "1.2"), ("Ben", "a", "1.3")):
-        for series in ("T1", "T2"):
-            dicom(tmp_path / "tidy" / patient / session / series / "1", study)
-    (tmp_path / "tidy" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    rows = find_scans(tmp_path / "tidy")
-    assert [(row["scan"], row["dicom"], row["problem"]) for row in rows] == [
-        (f"{patient}_{session}", str(tmp_path / "tidy" / patient / session), "")
-        for patient, session in (("Ann", "a"), ("Ann", "b"), ("Ben", "a"))
-    ]
-    # One patient's two studies, series beside series; another patient's one study beside them.
-    for name, study in (("1", "2.1"), ("2", "2.2"), ("3", "2.1"), ("4", "2.2")):
-        dicom(tmp_path / "mixed" / "Ann" / name / "1", study)
-    dicom(tmp_path / "mixed" / "Ben" / "1" / "1", "2.3")
-    rows = find_scans(tmp_path / "mixed")
-    assert [row["scan"] for row in rows] == ["Ann", "Ben_1"]
-    assert "holds 2 DICOM studies mixed" in rows[0]["problem"] and not rows[1]["problem"]
-    # A NIfTI scan of another patient beside a study, and a file at the top that is named as a sequence.
-    (tmp_path / "both" / "Cy").mkdir(parents=True)
-    for name in ("Cy/t1.nii.gz", "Cy/t1ce.nii.gz", "Cy/t2.nii.gz", "Cy/flair.nii.gz", "flair_template.nii.gz"):
-        (tmp_path / "both" / name).touch()
-    dicom(tmp_path / "both" / "Dan" / "1", "4.1")
-    assert [(row["scan"], row["problem"][:23]) for row in find_scans(tmp_path / "both")] == [
-        ("Cy", ""),
-        ("both", "no file is named as t1c"),
-        ("Dan", ""),
-    ]
-    # All in one folder.
-    dicom(tmp_path / "flat" / "1", "3.1")
-    dicom(tmp_path / "flat" / "2", "3.2")
-    (row,) = find_scans(tmp_path / "flat")
-    assert "2 DICOM studies" in row["problem"]
 
 
 def test_scans_are_preprocessed_as_the_card_says_and_the_unusable_named(tmp_path, capsys, monkeypatch):

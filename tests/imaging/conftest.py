@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from neurorad import RESOURCES
 from neurorad.imaging.scan import Image
@@ -28,6 +30,19 @@ def sound(study: Study, cohort: str, count: int) -> list[dict]:
     scans = study.plan.scans
     own = scans[(scans["cohort"] == cohort) & (scans["missing"] == "") & (scans["truncated"] == "")]
     return own.head(count).to_dict("records")
+
+
+def slice_file(path: Path, **elements: str) -> None:
+    """A DICOM file of a series of its own, with `elements` and no pixels; Modality is MR unless it is one of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID, header.SOPInstanceUID = MRImageStorage, generate_uid()
+    header.SeriesInstanceUID = generate_uid()
+    for name, value in {"Modality": "MR", **elements}.items():
+        setattr(header, name, value)
+    header.save_as(path, enforce_file_format=True)
 
 
 def image(voxels: np.ndarray, affine: np.ndarray) -> Image:

@@ -67,8 +67,9 @@ GOOD = "scan\tsequence\tseries\nA\tt2w\t9\nA\tt1c\t2.25.7\nB\tt2w\t3\n"
 
 def test_a_series_table_is_read_as_written(tmp_path):
     path = tmp_path / "series.tsv"
-    path.write_text(GOOD)
-    assert read_choices(path, {"A", "B"}) == {"A": {"t2w": "9", "t1c": "2.25.7"}, "B": {"t2w": "3"}}
+    path.write_text(GOOD + "NA\tt2w\t4\n")
+    chosen = {"A": {"t2w": "9", "t1c": "2.25.7"}, "B": {"t2w": "3"}, "NA": {"t2w": "4"}}
+    assert read_choices(path, {"A", "B", "NA"}) == chosen
 
 
 @pytest.mark.parametrize(

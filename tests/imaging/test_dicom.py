@@ -14,6 +14,8 @@ from neurorad.imaging.headers import Series
 from neurorad.imaging.scan import ScanError, detected_state, read_image
 from neurorad.volumes import SEQUENCES
 
+from .conftest import slice_file
+
 
 def series(number, description, tr, te, ti=float("nan"), slices=34, derived=False, thickness=5.0, **more):
     kinds = frozenset({"DERIVED" if derived else "ORIGINAL", "PRIMARY"})
@@ -207,6 +209,49 @@ def test_what_is_no_mr_image_is_passed_over(slices, tmp_path):
     header.SeriesInstanceUID = generate_uid()
     header.save_as(folder / "spectrum.dcm")
     assert "no image in it" in {refusal(one) for one in read_series(folder)}
+
+
+ANN = {"PatientID": "Ann-1", "PatientName": "Ann", "StudyInstanceUID": "1.71"}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"PatientID": "Ben-2"}, r"more than one PatientID \(its MR files have 2\)"),
+        ({"PatientID": ""}, "more than one PatientID"),
+        ({"StudyInstanceUID": "1.72"}, r"more than one StudyInstanceUID \(its MR files have 2\)"),
+        ({"StudyInstanceUID": ""}, r"more than one StudyInstanceUID \(some of its MR files have none\)"),
+    ],
+)
+def test_series_of_two_patients_or_studies_are_never_one_scan_and_no_header_is_quoted(tmp_path, other, said):
+    slice_file(tmp_path / "T1" / "1", **ANN)
+    slice_file(tmp_path / "T1c" / "1", **ANN)
+    assert len(read_series(tmp_path)) == 2
+    slice_file(tmp_path / "more" / "T2" / "1", **ANN | other)
+    with pytest.raises(ScanError, match=said) as found:
+        read_series(tmp_path)
+    assert not any(value in str(found.value) for value in ("Ann", "Ben", "1.7"))
+
+
+def test_patients_without_an_id_are_told_apart_by_their_names(tmp_path):
+    nameless = {"PatientID": "", "StudyInstanceUID": "1.71"}
+    slice_file(tmp_path / "1", PatientName="Ann", **nameless)
+    slice_file(tmp_path / "2", PatientName="Ann", **nameless)
+    assert len(read_series(tmp_path)) == 2
+    slice_file(tmp_path / "3", PatientName="Ben", **nameless)
+    with pytest.raises(ScanError, match="more than one PatientID"):
+        read_series(tmp_path)
+
+
+def test_a_session_of_one_patient_goes_on_without_any_study_and_beside_what_is_no_mr_or_hidden(tmp_path):
+    for name in ("1", "2"):
+        slice_file(tmp_path / "session" / name, PatientID="Ann-1")
+    slice_file(tmp_path / "session" / "ct", Modality="CT", PatientID="Ben-2", StudyInstanceUID="1.72")
+    slice_file(tmp_path / "session" / ".trash" / "T1" / "1", PatientID="Ben-2", StudyInstanceUID="1.72")
+    assert len(read_series(tmp_path / "session")) == 2
+    slice_file(tmp_path / "archive" / "T2" / "1", PatientID="Ann-1")
+    (tmp_path / "session" / "T2").symlink_to(tmp_path / "archive" / "T2")
+    assert len(read_series(tmp_path / "session")) == 3
 
 
 def test_damaged_headers_never_stop_the_reader(slices):

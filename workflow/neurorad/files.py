@@ -1,6 +1,7 @@
 """Atomic files: an output is written whole or not at all."""
 
 import hashlib
+import heapq
 import json
 import os
 import shutil
@@ -120,7 +121,8 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", "scan")) -> pd.DataFrame:
-    """Read a table written by `write_table`; identifiers named in `text` stay strings ("007").
+    """Read a table written by `write_table`; identifiers named in `text` stay strings ("007"). Only an empty cell is missing:
+    a patient may be called NA, and a session None.
 
     Raises:
         InputError: an empty table, or a `.parquet` whose bytes are not those that were written (its pages carry checksums).
@@ -129,7 +131,8 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
         match Path(path).suffix:
             case ".tsv" | ".csv" as suffix:
                 separator = "\t" if suffix == ".tsv" else ","
-                return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(text, str))
+                as_text = dict.fromkeys(text, str)
+                return pd.read_csv(path, sep=separator, dtype=as_text, keep_default_na=False, na_values=[""])
             case ".parquet":
                 return pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
@@ -146,8 +149,39 @@ def sha256(path: str | Path) -> str:
 
 
 def folder_sha256(folder: str | Path) -> str:
-    """Over the sha256 of each file below a folder, in the order of their paths; hidden files are no part of it."""
+    """Over the sha256 of each of a folder's `visible_files`, in the order of their paths.
+
+    Raises:
+        InputError: a folder that cannot be opened.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in visible_files(folder):
         digest.update(sha256(path).encode())
     return digest.hexdigest()
+
+
+def visible_files(folder: str | Path) -> list[Path]:
+    """Files at any depth, sorted. Hidden names, of folders too, are passed over. Links are followed, but no folder is entered
+    twice: as itself rather than by a link, as scans are called by the folders on the way to them.
+
+    Raises:
+        InputError: a folder that cannot be opened: what it holds would be missing without a word.
+    """
+    found: list[Path] = []
+    entered = set()
+    pending = [(False, str(folder))]
+    while pending:
+        _, at = heapq.heappop(pending)
+        if (real := os.path.realpath(at)) in entered:
+            continue
+        entered.add(real)
+        try:
+            names = [name for name in os.listdir(at) if not name.startswith(".")]
+        except OSError as problem:
+            raise InputError(f"{at} cannot be read ({problem.strerror}); mend its permissions") from problem
+        for path in (os.path.join(at, name) for name in names):
+            if os.path.isdir(path):
+                heapq.heappush(pending, (os.path.islink(path), path))
+            elif os.path.isfile(path):
+                found.append(Path(path))
+    return sorted(found)

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from neurorad.contract import contract_differences, imaging_of
-from neurorad.files import read_json, read_table, write_table
+from neurorad.files import read_json, read_table, visible_files, write_table
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
@@ -34,7 +34,12 @@ SPELLINGS = {
 CONTRAST = r"ce|gd|gad|post|contrast|gadolinium"
 NO_IMAGE = r"bias|seg|mask|label|labels|segmentation|tumormask|roi"
 """Words of files that are not taken: masks, and UCSF's second copies, bias-corrected already."""
+NAMED = "a name needs a word such as t1n, t1c or t1ce, t2w, flair"
 DICOM_MARK = b"DICM"
+
+
+class NoScanError(InputError):
+    """A folder without a scan."""
 
 
 def settings_of(contract: Mapping[str, Any], atlas: str | None, brain_mask: str) -> dict[str, Any]:
@@ -76,13 +81,21 @@ def volumes_of(
         `volumes.tsv`. What could not be used is named on standard error.
 
     Raises:
-        InputError: a folder without a scan, two with one name, or no usable scan at all.
+        InputError: no such folder, one that cannot be read, no scan in any, or no usable scan at all.
     """
-    scans = [scan for folder in folders for scan in find_scans(folder)]
-    names = [scan["scan"] for scan in scans]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"two folders are called {twice[0]}; rename one, as a row of the output is known by this name")
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise InputError(f"{_in_utf8(str(gone[0]))}: no such folder; give folders of scans")
+    scans, without = [], []
+    for folder in folders:
+        try:
+            scans += find_scans(folder, one_of_several=len(folders) > 1)
+        except NoScanError as problem:
+            without.append(str(problem))
+    if not scans:
+        raise InputError("; ".join(without))
+    for reason in without:
+        print(f"left out: {reason}", file=sys.stderr)
+    scans = _told_apart(scans)
     settled = [_settled(scan) for scan in scans if scan["volume"] or scan["problem"]]
     made = [scan for scan in scans if not scan["volume"] and not scan["problem"]]
     tables = [pd.DataFrame(settled)] if settled else []
@@ -114,103 +127,109 @@ def volumes_of(
     return keep / "volumes.tsv"
 
 
-def find_scans(folder: Path) -> list[dict[str, str]]:
+def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str]]:
     """The scans of a folder, each a row of scans.tsv with `volume` besides: finished volumes in it; or, at any depth, each
     folder of NIfTI files and each DICOM study. A scan whose files cannot be told apart has a `problem`. It is known by the
-    folders on the way to it.
+    folders on the way to it, of which the folder itself is the first if it is `one_of_several`.
 
-    Folders inside a scan's folder, and those without any file that is named as a sequence, are none, and named on standard
-    error.
+    What is passed over is named on standard error: what lies below a whole NIfTI scan, NIfTI files of no sequence's name, and
+    DICOM that is not MR.
 
     Raises:
-        InputError: no such folder, or no scan in it.
+        NoScanError: there is none.
+        InputError: a folder that cannot be opened.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give folders of scans")
-    volumes = sorted(folder.glob("*.b2nd"))
+
+    def steps(at: Path) -> list[str]:
+        on_the_way, own = [*at.relative_to(folder).parts], os.path.basename(os.path.abspath(folder))
+        return [own, *on_the_way] if one_of_several or not on_the_way else on_the_way
+
+    volumes = sorted(path for path in folder.glob("*.b2nd") if not path.name.startswith("."))
     if volumes:
-        return [_row([path.stem], volume=str(path)) for path in volumes]
-    files = _files_below(folder)
+        return [_row(["_".join(steps(path.with_suffix("")))], volume=str(path)) for path in volumes]
+    files = visible_files(folder)
     images: dict[Path, dict[str, list[Path]]] = {}
     for path in files:
         if path.name.lower().endswith(NIFTI):
             found = images.setdefault(path.parent, {name: [] for name in SEQUENCES})
             if name := sequence_of(path.name, path.parent.resolve().name):
                 found[name].append(path)
-    whole = {at for at, found in images.items() if found["t1c"]}
-    unnamed = [at for at, found in images.items() if not any(found.values())]
     named = [at for at, found in images.items() if any(found.values())]
-    nested = [at for at in named if not whole.isdisjoint(at.parents)]
-    scans = [_nifti_scan(images[at], _steps(folder, at)) for at in named if whole.isdisjoint(at.parents)]
-    studies = _studies(folder, [path for path in files if whole.isdisjoint(path.parents)])
-    if not scans and len(studies) == 1 and not studies[0]["problem"]:
-        studies = [_row(_steps(folder, folder), dicom=str(folder))]
-    scans += studies
-    for what, passed in (("lie inside a scan's folder", nested), ("hold no file that is named as a sequence", unnamed)):
-        if passed and scans:
-            shown = "/".join(_steps(folder, passed[0]))
-            print(f"passed over, as they {what}: {len(passed)} folders, such as {shown}", file=sys.stderr)
-    if not scans and unnamed:
-        raise InputError(
-            f"{unnamed[0]}: no file is named as {'/'.join(SEQUENCES)}; a name needs a word such as t1n, t1c (or t1ce), t2w, flair"
-        )
+    whole = {at for at in named if _is_whole(images[at])}
+    dicom = [path for path in files if _is_dicom(path)]
+    studies, no_mr = _studies([path for path in dicom if whole.isdisjoint(path.parents)])
+    scans = [_nifti_scan(images[at], steps(at)) for at in named if whole.isdisjoint(at.parents)]
+    scans += [_row(steps(at), dicom=str(at), problem=problem) for at, problem in studies.items()]
+    passed_over = {
+        "lie inside a scan's folder": [at for at in named if not whole.isdisjoint(at.parents)],
+        "hold DICOM in or below the folder of a NIfTI scan": sorted(
+            {path.parent for path in dicom if not whole.isdisjoint(path.parents)}
+        ),
+        f"hold no file that is named as a sequence ({NAMED})": [
+            at for at, found in images.items() if not any(found.values())
+        ],
+        "hold DICOM files but no MR series": no_mr,
+    }
+    said = [
+        f"passed over, as they {what}: {len(places)} folders, such as {_in_utf8('/'.join(steps(places[0])))}"
+        for what, places in passed_over.items()
+        if places
+    ]
     if not scans:
-        raise InputError(f"{folder}: holds neither NIfTI nor DICOM images nor volumes (.b2nd)")
-    return scans
+        why = (
+            "; ".join(["holds no scan", *said]) if said else "holds neither NIfTI nor DICOM images nor volumes (.b2nd)"
+        )
+        raise NoScanError(f"{_in_utf8(str(folder))}: {why}")
+    for line in said:
+        print(line, file=sys.stderr)
+    return [_written(scan) for scan in scans]
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """Files at any depth, sorted. Hidden names are passed over; links are followed, but no folder is entered twice.
+def _told_apart(scans: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The scans; those with one name, by which rows and files are known, have it as their `problem`."""
+    counted = Counter(scan["scan"] for scan in scans)
+    clash = "{} scans are called so, by the folders on the way to them; rename or move all but one"
+    return [scan | {"problem": clash.format(n)} if (n := counted[scan["scan"]]) > 1 else scan for scan in scans]
 
-    Raises:
-        InputError: a folder that cannot be opened: what it holds would be missing without a word.
+
+def _studies(files: Sequence[Path]) -> tuple[dict[Path, str], list[Path]]:
+    """Of DICOM files, folder -> `problem` of each study, and the folders without any MR series.
+
+    A study's folder is the innermost that holds all of it. Where that holds another study too, or files of none, scans
+    cannot be told apart by folders. Files of no study, in a folder without one, are a scan of which nothing is known.
     """
-
-    def stop(problem: OSError) -> None:
-        raise InputError(f"{problem.filename} cannot be read ({problem.strerror}); mend its permissions") from problem
-
-    found: list[Path] = []
-    entered = {os.path.realpath(folder)}
-    for at, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        found += [path for name in names if not name.startswith(".") and (path := Path(at, name)).is_file()]
-        below, folders[:] = sorted(folders), []
-        for name in below:
-            real = os.path.realpath(os.path.join(at, name))
-            if not name.startswith(".") and real not in entered:
-                entered.add(real)
-                folders.append(name)
-    return sorted(found)
-
-
-def _steps(folder: Path, at: Path) -> list[str]:
-    """The folders on the way from one to the other; its own name if there are none."""
-    return [*at.relative_to(folder).parts] or [folder.resolve().name]
-
-
-def _studies(folder: Path, files: Sequence[Path]) -> list[dict[str, str]]:
-    """One row for each DICOM study: the innermost folder that holds all of it. Where that holds another one too, the scans
-    cannot be told apart by folders, which is their `problem`."""
     import pydicom
 
+    from neurorad.imaging.dicom import is_mr, study_of
+
     held: dict[str, set[Path]] = {}
+    tags = ["StudyInstanceUID", "SeriesInstanceUID", "Modality"]
     # As where series are read: a damaged header fails anywhere inside pydicom, whose warnings quote its values.
     with warnings.catch_warnings(action="ignore"):
-        for path in filter(_is_dicom, files):
+        for path in files:
             try:
-                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-                study = str(header.get("StudyInstanceUID", ""))
+                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+                if is_mr(header):
+                    held.setdefault(study_of(header), set()).add(path.parent)
             except Exception:
                 continue
-            if study:
-                held.setdefault(study, set()).add(path.parent)
+    no_mr = {path.parent for path in files}.difference(*held.values())
+    of_none = held.pop("", set())
     below: Counter[Path] = Counter()
     for parents in held.values():
         below.update({at for parent in parents for at in (parent, *parent.parents)})
-    rows = {}
-    for at in {Path(os.path.commonpath(parents)) for parents in held.values()}:
-        problem = f"holds {below[at]} DICOM studies mixed; give each study a folder of its own" if below[at] > 1 else ""
-        rows[at] = _row(_steps(folder, at), dicom=str(at), problem=problem)
-    return [rows[at] for at in sorted(rows)]
+    unknown_below = {at for parent in of_none for at in (parent, *parent.parents)}
+    places = {Path(os.path.commonpath(parents)) for parents in held.values()}
+    places |= {at for at in of_none if places.isdisjoint((at, *at.parents))}
+
+    def problem(at: Path) -> str:
+        if at in unknown_below:
+            return "holds DICOM files without StudyInstanceUID, which may be of several scans; export them with it"
+        if below[at] > 1:
+            return f"holds {below[at]} DICOM studies mixed; give each study a folder of its own"
+        return ""
+
+    return {at: problem(at) for at in sorted(places)}, sorted(no_mr)
 
 
 def _row(steps: Sequence[str], **more: str) -> dict[str, str]:
@@ -218,6 +237,24 @@ def _row(steps: Sequence[str], **more: str) -> dict[str, str]:
     empty = dict.fromkeys(columns, "")
     who = dict(zip(WHO, (COHORT, "_".join(steps), steps[0], "_".join(steps[1:]) or "1"), strict=True))
     return {**who, **empty, "state": "stripped or defaced or skull", **more}
+
+
+def _written(scan: dict[str, str]) -> dict[str, str]:
+    """The scan as a table can hold it: names that are not UTF-8 are escaped, and are its `problem`."""
+    written = {key: _in_utf8(value) for key, value in scan.items()}
+    if written == scan:
+        return scan
+    return written | {"problem": "the name of its folder, or of a file in it, is not UTF-8; rename it"}
+
+
+def _in_utf8(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _is_whole(found: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a folder's files are one NIfTI scan beyond doubt: t1c and another sequence, none of them twice."""
+    files = {name: len(paths) for name, paths in found.items()}
+    return files["t1c"] == max(files.values()) == 1 < sum(files.values())
 
 
 def _nifti_scan(found: Mapping[str, Sequence[Path]], steps: Sequence[str]) -> dict[str, str]:
@@ -235,7 +272,8 @@ def sequence_of(name: str, folder: str = "") -> str | None:
     """The sequence that a file's name says, or None: `UPENN-1_T1GD.nii.gz` is t1c, `..._seg.nii.gz` is none.
 
     Args:
-        folder: name of its folder, which is left out of the file's name where that begins with it.
+        folder: name of its folder, which is left out of the file's name where that begins with it and goes on with another
+            word: it is a patient's, as in `t1-trial-7/t1-trial-7_flair.nii.gz`, but not in `t1/t1ce.nii.gz` or `t1/t1.nii.gz`.
     """
     found = spelled(name, folder)
     return found[0] if found else None
@@ -244,8 +282,9 @@ def sequence_of(name: str, folder: str = "") -> str | None:
 def spelled(name: str, folder: str = "") -> tuple[str, str] | None:
     """As `sequence_of`, with what says it, as it is written: `x_T1ce.nii.gz` -> t1c, T1ce; `T1_Gd.nii.gz` -> t1c, T1_Gd."""
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-    if folder and stem.lower().startswith(folder.lower()):
-        stem = stem[len(folder) :]
+    # More than the folder's name has to follow, and not in the same word.
+    if folder and (begins := re.match(rf"{re.escape(folder)}(?=[\W_]+[A-Za-z0-9])", stem, re.IGNORECASE)):
+        stem = stem[begins.end() :]
     words = [*re.finditer(r"[A-Za-z0-9]+", stem)]
 
     def first(spelling: str) -> re.Match[str] | None:
@@ -262,6 +301,9 @@ def spelled(name: str, folder: str = "") -> tuple[str, str] | None:
 
 
 def _is_dicom(path: Path) -> bool:
+    """By its mark; a medium's table of contents has it too."""
+    if path.name == "DICOMDIR":
+        return False
     with open(path, "rb") as stream:
         return stream.read(132)[128:] == DICOM_MARK
 

@@ -109,7 +109,7 @@ def read_choices(path: Path, scans: set[str]) -> dict[str, dict[str, str]]:
     """
     try:
         # The user's own file, which no run makes again, as `read_table` would advise.
-        table = pd.read_csv(path, sep="\t", dtype=str).fillna("")
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as problem:
         raise InputError(f"series table {path}: cannot be read ({problem})") from problem
     if sorted(table.columns) != ["scan", "sequence", "series"]:

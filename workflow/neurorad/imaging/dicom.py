@@ -11,6 +11,7 @@ from pathlib import Path
 import dcm2niix
 import pydicom
 
+from neurorad.files import visible_files
 from neurorad.imaging.headers import Series, damaged, series_of
 from neurorad.imaging.scan import ScanError
 from neurorad.volumes import SEQUENCES
@@ -33,20 +34,46 @@ NOT_MAGNITUDE = frozenset({"P", "PHASE", "PHASE MAP", "PHASE_MAP", "R", "REAL", 
 
 
 def read_series(folder: Path) -> list[Series]:
-    """All MR series below a session's folder, in the order of their numbers; files that are not DICOM are passed over."""
+    """All MR series below a session's folder, in the order of their numbers; files that are not DICOM are passed over.
+
+    Raises:
+        ScanError: they are of several patients or studies, or some do not say of which: their scan would be a mixture.
+        InputError: a folder that cannot be opened.
+    """
     files: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
+    patients, studies = set(), set()
     # A damaged header may fail anywhere inside pydicom, whose warnings quote values that may be a person's.
     with warnings.catch_warnings(action="ignore"):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        for path in visible_files(folder):
             try:
                 header = pydicom.dcmread(path, stop_before_pixels=True)
-                uid, modality = str(header.get("SeriesInstanceUID", "")), header.get("Modality", "MR")
+                if not is_mr(header):
+                    continue
+                uid, study = str(header.SeriesInstanceUID), study_of(header)
+                patient = str(header.get("PatientID") or header.get("PatientName") or "").strip()
             except Exception:
                 continue
-            if uid and modality == "MR":
-                files[uid].append((path, header))
+            files[uid].append((path, header))
+            patients.add(patient)
+            studies.add(study)
         series = [_described(uid, found) for uid, found in files.items()]
+    for element, held in (("PatientID", patients), ("StudyInstanceUID", studies)):
+        if len(held) > 1:
+            said = "some of its MR files have none" if "" in held else f"its MR files have {len(held)}"
+            raise ScanError(
+                f"DICOM of more than one {element} ({said}); give each study of a patient a folder of its own"
+            )
     return sorted(series, key=lambda s: (-math.inf if math.isnan(s.number) else s.number, s.uid))
+
+
+def is_mr(header: pydicom.Dataset) -> bool:
+    """Whether a file belongs to an MR series, as one without Modality is taken to."""
+    return bool(header.get("SeriesInstanceUID")) and header.get("Modality", "MR") == "MR"
+
+
+def study_of(header: pydicom.Dataset) -> str:
+    """Its StudyInstanceUID; empty without one."""
+    return str(header.get("StudyInstanceUID") or "").strip()
 
 
 def _described(uid: str, found: list[tuple[Path, pydicom.Dataset]]) -> Series:

@@ -3,8 +3,8 @@
 Source: this project; write your export in this form and declare it as `release: cuimc`.
 
 Images, one folder a session, `PATIENT/SESSION/`, either
-- DICOM: any number of series in any folders and under any file names; the headers tell which is which
-  (`neurorad.imaging.dicom`), or
+- DICOM: any number of series of one study, in any folders and under any file names; the headers tell which is which, and a
+  session with MR of two patients or studies is left out (`neurorad.imaging.dicom`), or
 - NIfTI: `t1n.nii.gz`, `t1c.nii.gz`, `t2w.nii.gz`, `t2f.nii.gz`, each on its own grid or all on one.
 Whole heads unless `state:` in the cohort's block says `defaced` or `stripped`.
 Mask: with NIfTI, `tumour.nii.gz`; labels 1, 2, 3 are tumour, 4 is a resection cavity and is not (as BraTS 2024).
