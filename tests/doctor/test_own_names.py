@@ -10,6 +10,7 @@ from neurorad.cohorts.releases import generic
 from neurorad.doctor.own_names import own_pattern
 from neurorad.scan_folders import spelled
 
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

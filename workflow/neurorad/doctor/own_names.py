@@ -75,6 +75,4 @@ def _mixed(taken: Mapping[PurePath, str]) -> bool:
 
 
 def _has(words: str, *names: str) -> bool:
-    return any(
-        re.fullmatch(words, word, re.IGNORECASE) for name in names for word in re.findall(r"[A-Za-z0-9]+", name)
-    )
+    return any(re.fullmatch(words, word, re.IGNORECASE) for name in names for word in re.findall(r"[A-Za-z0-9]+", name))
