@@ -67,6 +67,14 @@ def label_table_of_other_columns(folder: Path) -> list[object]:
     return labels(folder, "a,b\n1,2\n")
 
 
+def misnamed_column(folder: Path) -> list[object]:
+    return labels(folder, "patient,IDH1\nA,1\n")
+
+
+def time_without_event(folder: Path) -> list[object]:
+    return labels(folder, "patient,os_days\nA,400\n")
+
+
 def wrong_config_key(folder: Path) -> list[object]:
     return ["doctor", "--configfile", config(folder, colour="red")]
 

@@ -72,6 +72,26 @@ def test_the_verb_stops_at_a_problem_or_leaves_the_patient_out(tmp_path, capsys)
     assert "did you mean 'wildtype'?" in printed.err
 
 
+@pytest.mark.parametrize(("release", "told"), [("generic", 1), ("cuimc", 1), ("ucsf-pdgm", 0)])
+def test_a_run_names_the_columns_of_a_table_of_ones_own_that_it_does_not_read(tmp_path, capsys, release, told):
+    rows = {"patient": "DOE JANE", "age": "50", "molecular_idh": "mutant"} if told else ucsf()
+    call = ["labels", "--release", release, "--cohort", "mine", "--table", write(tmp_path / "t.csv", rows)]
+    for more in ([], ["--out", str(tmp_path / "patients.tsv")]):
+        main([*call, *more])
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ["mine: columns read: patient, age; not read: molecular_idh"] * told
+
+
+def test_a_time_without_an_event_stops_the_run_with_the_file_named(tmp_path, capsys):
+    source = write(tmp_path / "t.csv", {"patient": "A", "os_days": "400"})
+    with pytest.raises(SystemExit) as left:
+        main(["labels", "--release", "generic", "--cohort", "mine", "--table", source])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert f"cohort mine: label table {source} has a column 'os_days' and none 'event'" in error
+    assert error.count("\n") == 1
+
+
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """Runs the verb on three men scans of two patients and one test scan, and reads what it wrote."""

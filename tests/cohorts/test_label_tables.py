@@ -3,11 +3,12 @@
 import re
 
 import openpyxl
+import pandas as pd
 import pytest
 import yaml
 
 from neurorad import RESOURCES
-from neurorad.cohorts.label_tables import dictionaries, read_labels
+from neurorad.cohorts.label_tables import columns_told, dictionaries, read_labels, spellings
 from neurorad.cohorts.labels import DECISIONS, EXAM_COLUMNS, harmonise
 from neurorad.problems import InputError
 
@@ -42,6 +43,45 @@ def test_the_same_table_however_it_is_cut(tmp_path, separator, ending, mark):
     exams, problems, _ = harmonise(raw, rules, "x")
     assert problems == []
     assert exams[["age", "idh1", "mgmt", "ki67", "os_days"]].to_numpy().tolist() == [[66.5, 0, 1, 12.5, 400]] * 2
+
+
+def test_words_are_read_without_the_spaces_and_in_any_capitals(tmp_path):
+    rows = "A1, m ,Mutant,Methylated\nA2,Male,WILDTYPE,UnMethylated\nA3,FEMALE,Wildtype,\u00a0methylated\nA4,f,wt,1\n"
+    raw, rules = read(tmp_path, "patient,sex,idh1,mgmt\n" + rows)
+    exams, problems, _ = harmonise(raw, rules, "x")
+    assert exams[["sex", "idh1", "mgmt"]].to_numpy().tolist() == [["M", 1, 1], ["M", 0, 0], ["F", 0, 1]]
+    (problem,) = problems
+    assert str(problem) == "row 5, column 'idh1': 'wt' is unknown; known are '1', '0', 'mutant', 'wildtype', ''"
+
+
+@pytest.mark.parametrize("release", ["generic", "bids", "ucsf-pdgm", "upenn-gbm", "lumiere", "brats-gli-post"])
+def test_a_known_spelling_is_read_in_any_capitals(release):
+    (rules,) = dictionaries(release)
+    identifier, example = spellings(rules["id"])[0], "A" if release == "generic" else rules["id"]["example"]
+    changed = 0
+    for name, rule in rules["columns"].items():
+        header, *others = rule.get("first_of") or spellings(rule)[:1]
+        for spelling in (*rule.get("values", {}), *rule.get("decided", {}), *rule.get("missing", [])):
+            texts = {spelling, spelling.upper(), spelling.lower(), spelling.title(), spelling.swapcase()}
+            read = []
+            for text in texts:
+                cells = {identifier: example, header: text} | dict.fromkeys(others, spelling)
+                raw = pd.DataFrame([cells], index=[2], dtype=str)
+                exams, problems, effects = harmonise(raw, {"id": rules["id"], "columns": {name: rule}}, "x")
+                assert problems == [], (name, text)
+                read.append((exams, effects))
+            for exams, effects in read[1:]:
+                pd.testing.assert_frame_equal(exams, read[0][0])
+                pd.testing.assert_frame_equal(effects, read[0][1])
+            changed += len(texts) - 1
+    assert changed >= 10
+
+
+def test_which_columns_are_read_is_told_without_a_value(tmp_path):
+    raw, rules = read(tmp_path, "patient,notes,age,molecular_status\nDOE,secret,50,1\n")
+    assert columns_told(raw, rules) == "columns read: patient, age; not read: notes, molecular_status"
+    raw, rules = read(tmp_path, "patient,age\nDOE,50\n")
+    assert columns_told(raw, rules) == "columns read: patient, age; not read: none"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +238,15 @@ def test_a_dictionary_spells_everything_and_has_no_yaml_trap(release):
                 assert type(value) in (int, str, type(None)), f"{name}: {value!r}"
             assert set(rule.get("decided", {}).values()) <= set(DECISIONS)
             assert not set(rule.get("decided", {})) & set(rule.get("values", {})), name
+        # Capitals do not count, so no two spellings of a column may differ by them alone.
+        spelled = {}
+        for rule in rules["columns"].values():
+            for header in rule.get("first_of") or spellings(rule):
+                spelled.setdefault(header, set()).update(
+                    *(rule.get(kind, ()) for kind in ("values", "decided", "missing"))
+                )
+        for header, texts in spelled.items():
+            assert len({text.casefold() for text in texts}) == len(texts), header
 
 
 def test_an_unknown_release_names_the_known_ones():

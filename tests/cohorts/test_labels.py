@@ -12,7 +12,6 @@ from neurorad.cohorts.labels import (
     data_dictionary,
     harmonise,
     patients_of,
-    unread,
 )
 from neurorad.endpoints import endpoints
 from neurorad.evaluation.folds import check_labels, glioblastoma_survival
@@ -172,7 +171,7 @@ def test_lumiere_gives_times_without_inventing_deaths():
     ("changes", "column", "hint"),
     [
         ({"MGMT status": "postive"}, "MGMT status", "did you mean 'positive'?"),
-        ({"MGMT status": "POSITIVE"}, "MGMT status", "did you mean 'positive'?"),
+        ({"MGMT status": "POSTIVE"}, "MGMT status", "did you mean 'positive'?"),
         ({"MGMT status": "nan"}, "MGMT status", "is unknown"),
         ({"IDH": "mutated"}, "IDH", "did you mean 'mutated (NOS)'?"),
         ({"IDH": "IDH1 p.R132H"}, "IDH", "contradicts 'Glioblastoma, IDH-wildtype'"),
@@ -235,17 +234,61 @@ def test_a_table_of_ones_own_may_lack_any_column_but_the_patient(release):
     exams, problems, _ = harmonise(raw, rules, "own")
     assert problems == []
     assert exams.loc[0, ["kps", "vendor"]].tolist() == [80, "GE"]
-    for name in set(own()) - {"patient", "event"}:
-        lacking, problems, _ = harmonise(raw.drop(columns=name), rules, "own")
-        assert problems == [] and lacking[name].isna().all()
+    for name in set(own()) - {"patient", "os_days"}:
+        names = ["os_days", "event"] if name == "event" else [name]
+        lacking, problems, _ = harmonise(raw.drop(columns=names), rules, "own")
+        assert problems == [] and lacking[names].isna().all().all()
         assert lacking["idh1"].tolist() == ([pd.NA] if name == "idh1" else [1])
     alone, problems, _ = harmonise(raw[["patient"]], rules, "own")
     assert problems == [] and len(alone) == 1
     assert all(rule.get("optional") for rule in rules["columns"].values())
-    for other in ("IDH1", "idh", "idh-1"):
-        with pytest.raises(InputError, match=f"no column 'idh1'.*nearest: '{other}'"):
-            harmonise(raw.rename(columns={"idh1": other}), rules, "own")
-    assert unread(raw.assign(notes="x", molecular_status="1"), rules) == ["notes", "molecular_status"]
+
+
+@pytest.mark.parametrize("other", ["IDH1", "idh", "idh-1"])
+def test_a_column_that_is_named_much_like_another_is_refused_with_both_ways_out(other):
+    raw, rules = table("generic", own(idh1="1"))
+    with pytest.raises(InputError) as problem:
+        harmonise(raw.rename(columns={"idh1": other}), rules, "own", table="label table mine.csv")
+    assert str(problem.value) == (
+        f"cohort own: label table mine.csv has no column 'idh1' (nearest: '{other}'); rename '{other}' to 'idh1', or, if it "
+        "is something else, give it a quite different name or delete it"
+    )
+    # Both ways are ways out.
+    renamed, problems, _ = harmonise(raw.rename(columns={"idh1": "protein_stain"}), rules, "own")
+    assert problems == [] and renamed["idh1"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("release", "days", "event"),
+    [
+        ("generic", "os_days", "event"),
+        ("generic", "pfs_days", "progressed"),
+        ("cuimc", "os_days", "event"),
+        ("bids", "os_days", "event"),
+    ],
+)
+def test_a_time_without_a_column_of_its_event_is_refused_and_the_reverse(release, days, event):
+    raw, rules = table(release, {"patient": "A", "participant_id": "sub-01", days: "400", event: "1"})
+    for gone, kept in ((event, days), (days, event)):
+        with pytest.raises(InputError) as problem:
+            harmonise(raw.drop(columns=gone), rules, "mine", table="label table t.csv")
+        assert str(problem.value).startswith(
+            f"cohort mine: label table t.csv has a column '{kept}' and none '{gone}'; a time to an event needs both"
+        )
+        assert str(problem.value).endswith(f"add '{gone}', or delete '{kept}'")
+    neither, problems, _ = harmonise(raw.drop(columns=[days, event]), rules, "mine")
+    assert problems == [] and neither[[days, event]].isna().all().all()
+    both, problems, _ = harmonise(raw, rules, "mine")
+    assert problems == [] and both[[days, event]].notna().all().all()
+
+
+def test_capitals_hide_no_contradiction_and_no_decision():
+    diagnosis = {"Final pathologic diagnosis (WHO 2021)": "GLIOBLASTOMA, IDH-WILDTYPE"}
+    _, problems, _ = harmonise(*table("ucsf-pdgm", ucsf(**diagnosis, IDH="IDH1 P.R132H")), "ucsf")
+    assert [(problem.column, problem.value) for problem in problems] == [("IDH", "IDH1 P.R132H")]
+    exams, problems, effects = harmonise(*table("ucsf-pdgm", ucsf(**{"MGMT status": "Indeterminate"})), "ucsf")
+    assert problems == [] and exams["left_open"].tolist() == ["mgmt"]
+    assert effects.set_index("value")["exams"].to_dict() == {"indeterminate": 1, "relative co-deletion": 0}
 
 
 def test_words_of_a_table_of_ones_own_mean_what_they_say():

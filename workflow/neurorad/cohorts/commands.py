@@ -129,7 +129,7 @@ def run_inventory(args: argparse.Namespace) -> None:
 def run_labels(args: argparse.Namespace) -> None:
     """Harmonise a label table: one row an exam on stdout, or a row a patient with all that was decided on the way."""
     from neurorad.cohorts import labels
-    from neurorad.cohorts.label_tables import read_labels
+    from neurorad.cohorts.label_tables import columns_told, read_labels
 
     cohort = args.cohort or args.release
     chosen = labels.decisions(json.loads(args.decisions))
@@ -140,7 +140,9 @@ def run_labels(args: argparse.Namespace) -> None:
     described: dict[str, Any] = {}
     if args.table:
         raw, rules = read_labels(args.table, args.release)
-        exams, problems, decided = labels.harmonise(raw, rules, cohort, chosen)
+        exams, problems, decided = labels.harmonise(raw, rules, cohort, chosen, f"label table {args.table}")
+        if rules["id"].get("private"):
+            print(f"{cohort}: {columns_told(raw, rules)}", file=sys.stderr)
         names, described = labels.aliases(raw, rules, cohort), labels.data_dictionary(rules, chosen)
     for problem in problems:
         print(f"{args.table}: {problem}", file=sys.stderr)

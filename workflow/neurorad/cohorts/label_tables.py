@@ -15,7 +15,8 @@ A dictionary is a document of `resources/labels/{release}.yaml`, one a table tha
         column       the header, or its spellings in several versions of the table
         first_of     several headers, of which a row fills at most one
         optional     true: the table may lack the column
-        values       spelling -> value;  decided: spelling -> decision of `neurorad.cohorts.labels.DECISIONS`
+        values       spelling -> value;  decided: spelling -> decision of `neurorad.cohorts.labels.DECISIONS`;
+                     these and `missing` in any capitals
         patterns     regular expression -> value
         codes        the column's name in `code_sheet`; `values` then spells the codes' meanings
         number       [lowest, highest];  missing: spellings of no number;  written: pattern whose group 1 is the number;
@@ -40,6 +41,7 @@ import pandas as pd
 import yaml
 
 from neurorad import RESOURCES
+from neurorad.endpoints import TIMES
 from neurorad.problems import InputError
 
 if TYPE_CHECKING:
@@ -104,6 +106,78 @@ def read_labels(path: Path, release: str) -> tuple[pd.DataFrame, dict[str, Any]]
 def spellings(rule: dict[str, Any]) -> list[str]:
     """The headers that a rule's `column` may have."""
     return [rule["column"]] if isinstance(rule["column"], str) else list(rule["column"])
+
+
+def columns_of(raw: pd.DataFrame, rules: dict[str, Any], where: str) -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """Our column -> headers in this table, rule; columns that the table may lack and does are left out.
+
+    Args:
+        where: what errors call the table.
+
+    Raises:
+        InputError: a column that the dictionary needs is absent, an optional one seems misspelled, or a time to an event
+            has a column and the event none, or the reverse.
+    """
+    found = {}
+    ignored = unread(raw, rules)
+    for name, rule in rules["columns"].items():
+        wanted = _headers(rule)
+        present = [header for header in wanted if header in raw]
+        if len(present) == len(wanted) or (present and "first_of" not in rule):
+            found[name] = (present if "first_of" in rule else present[:1], rule)
+            continue
+        absent = next(header for header in wanted if header not in present)
+        optional = rule.get("optional", False)
+        if near := nearest(absent, ignored, 0.8 if optional else 0.5):
+            otherwise = "give it a quite different name or delete it" if optional else "give the table of this release"
+            raise InputError(
+                f"{where} has no column {absent!r} (nearest: {near!r}); rename {near!r} to {absent!r}, or, if it is something "
+                f"else, {otherwise}"
+            )
+        if not optional:
+            has = ", ".join(raw.columns[:8])
+            raise InputError(f"{where} has no column {absent!r}; it has {has}, ...; is it the table of this release?")
+    for pair in TIMES.values():
+        have = [found[name][0][0] for name in pair if name in found]
+        lacks = [_headers(rule)[0] for name, rule in rules["columns"].items() if name in pair and name not in found]
+        if have and lacks:
+            raise InputError(
+                f"{where} has a column {have[0]!r} and none {lacks[0]!r}; a time to an event needs both, its days and 1 (it "
+                f"came) or 0 (it had not come by then): add {lacks[0]!r}, or delete {have[0]!r}"
+            )
+    return found
+
+
+def unread(raw: pd.DataFrame, rules: dict[str, Any]) -> list[str]:
+    """The headers that no rule of the dictionary reads."""
+    claimed = {header for rule in rules["columns"].values() for header in _headers(rule)}
+    return [name for name in raw.columns if name not in claimed and name not in spellings(rules["id"])]
+
+
+def columns_told(raw: pd.DataFrame, rules: dict[str, Any]) -> str:
+    """Which columns of a table of the user's own are read: one of another name would be missing without a word."""
+    ignored = unread(raw, rules)
+    read = ", ".join(name for name in raw.columns if name not in ignored)
+    return f"columns read: {read}; not read: {', '.join(ignored) or 'none'}"
+
+
+def respelled(raw: pd.DataFrame, columns: dict[str, tuple[list[str], dict[str, Any]]]) -> pd.DataFrame:
+    """The cells in the dictionary's capitals, where they are a spelling of it in others.
+
+    Args:
+        columns: what `columns_of` returns.
+    """
+    cells = raw.copy()
+    for headers, rule in columns.values():
+        spelled = (*rule.get("values", {}), *rule.get("decided", {}), *rule.get("missing", []))
+        known = {spelling.casefold(): spelling for spelling in spelled}
+        for header in headers:
+            cells[header] = [known.get(text.casefold(), text) for text in cells[header]]
+    return cells
+
+
+def _headers(rule: dict[str, Any]) -> list[str]:
+    return rule.get("first_of") or spellings(rule)
 
 
 def nearest(text: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from neurorad.cohorts.inventory import pseudonym
-from neurorad.cohorts.label_tables import nearest, spellings
+from neurorad.cohorts.label_tables import columns_of, nearest, respelled, spellings
 from neurorad.endpoints import CUTOFFS, TIMES, endpoints
 from neurorad.problems import InputError
 
@@ -112,13 +112,18 @@ def decided_in(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def harmonise(
-    raw: pd.DataFrame, rules: dict[str, Any], cohort: str, chosen: Mapping[str, Any] = SAFE
+    raw: pd.DataFrame,
+    rules: dict[str, Any],
+    cohort: str,
+    chosen: Mapping[str, Any] = SAFE,
+    table: str = "label table",
 ) -> tuple[pd.DataFrame, list[LabelProblem], pd.DataFrame]:
     """The exams of a label table.
 
     Args:
         raw, rules: what `read_labels` returns.
         chosen: what `decisions` returns.
+        table: what errors call it.
 
     Returns:
         One row a row of `raw` in `EXAM_COLUMNS`, in its order: markers and event 1, 0 or missing, ki67 and tp53_percent
@@ -128,13 +133,13 @@ def harmonise(
         What each decision did, in `DECIDED_COLUMNS`: the exams of the first table with `value`, and the patients whose
         row of `patients_of` rests on it.
 
-    A survival time without an event is a problem, unless a decision left the event out or the whole table states none.
+    A survival time without an event is a problem, unless a decision left the event out or the release's table states none.
     A time that does not count from the cohort's origin is missing. An event without a time stays.
 
     Raises:
-        InputError: a column that the dictionary needs is absent, or an optional one seems misspelled.
+        InputError: as `columns_of`.
     """
-    columns = _columns(raw, rules, cohort)
+    columns = columns_of(raw, rules, f"cohort {cohort}: {table}")
     identifier = _present(rules["id"], raw)
     problems: list[LabelProblem] = []
     exams: list[dict[str, Any]] = []
@@ -145,7 +150,8 @@ def harmonise(
     }
     cases |= {(key, name, side): [] for key, name in CUTOFFS.items() if name in columns for side in SIDES}
     seen: set[tuple[str, str]] = set()
-    for number, cells in zip(raw.index, raw.to_dict("records"), strict=True):
+    rows = zip(raw.index, raw.to_dict("records"), respelled(raw, columns).to_dict("records"), strict=True)
+    for number, written, cells in rows:
         named = _identify(cells[identifier], rules["id"], cohort)
         shown = "(private)" if rules["id"].get("private") else cells[identifier]
         if named is None:
@@ -162,19 +168,19 @@ def harmonise(
         if session not in rules.get("survival_from", [session]):
             values["os_days"] = None
         exams.append({**values, "cohort": cohort, "patient": patient, "scan": scan})
-        problems += [LabelProblem(number, patient, column, cells[column], hint) for column, hint in hints]
+        problems += [LabelProblem(number, patient, column, written[column], hint) for column, hint in hints]
         for case in used:
             cases[case].append(len(exams) - 1)
     bad = {problem.patient for problem in problems}
     kept = [place for place, row in enumerate(exams) if row["patient"] not in bad]
-    table = _typed([exams[place] for place in kept])
-    first = {kept[row] for row in _earliest(table).index}
+    usable = _typed([exams[place] for place in kept])
+    first = {kept[row] for row in _earliest(usable).index}
     effects = []
     for (decision, column, value), places in cases.items():
         choice = f"{chosen[decision]:g}" if decision in CUTOFFS else chosen[decision]
         counted = len(set(places) & set(kept)), len(set(places) & first)
         effects.append((cohort, decision, choice, column, value, *counted))
-    return table, problems, pd.DataFrame(effects, columns=list(DECIDED_COLUMNS))
+    return usable, problems, pd.DataFrame(effects, columns=list(DECIDED_COLUMNS))
 
 
 def patients_of(exams: pd.DataFrame) -> pd.DataFrame:
@@ -228,36 +234,6 @@ def data_dictionary(rules: dict[str, Any], chosen: Mapping[str, Any]) -> dict[st
     if "tp53_percent" in described:
         described["tp53"]["Description"] = f"where empty in the table: tp53_percent at or above {chosen['tp53_cutoff']}"
     return described
-
-
-def _columns(raw: pd.DataFrame, rules: dict[str, Any], cohort: str) -> dict[str, tuple[list[str], dict[str, Any]]]:
-    """Our column -> headers in this table, rule; columns that the table may lack and does are left out."""
-    found = {}
-    ignored = unread(raw, rules)
-    for name, rule in rules["columns"].items():
-        if "first_of" in rule:
-            present, wanted = [c for c in rule["first_of"] if c in raw], rule["first_of"]
-            complete = len(present) == len(wanted)
-        else:
-            present, wanted = [c for c in spellings(rule) if c in raw][:1], spellings(rule)
-            complete = bool(present)
-        if complete:
-            found[name] = (present, rule)
-            continue
-        absent = next(c for c in wanted if c not in present)
-        near = nearest(absent, ignored, 0.8 if rule.get("optional") else 0.5)
-        if near or not rule.get("optional"):
-            raise InputError(
-                f"cohort {cohort}: label table has no column {absent!r}"
-                + (f" (nearest: {near!r})" if near else f"; it has {', '.join(raw.columns[:8])}, ...")
-            )
-    return found
-
-
-def unread(raw: pd.DataFrame, rules: dict[str, Any]) -> list[str]:
-    """The headers that no rule of the dictionary reads."""
-    claimed = {name for rule in rules["columns"].values() for name in rule.get("first_of") or spellings(rule)}
-    return [name for name in raw.columns if name not in claimed and name not in spellings(rules["id"])]
 
 
 def _present(rule: dict[str, Any], raw: pd.DataFrame) -> str:

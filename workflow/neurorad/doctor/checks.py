@@ -11,8 +11,8 @@ from neurorad import __version__
 from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.identity import OWN_TABLES, unproven
 from neurorad.cohorts.inventory import list_scans
-from neurorad.cohorts.label_tables import read_labels
-from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of, unread
+from neurorad.cohorts.label_tables import columns_told, read_labels
+from neurorad.cohorts.labels import aliases, decided_in, decisions, harmonise, patients_of
 from neurorad.cohorts.releases import release_of
 from neurorad.contract import contract_differences
 from neurorad.encoder import load_card
@@ -159,7 +159,7 @@ def _check_labels(config: dict[str, Any], cohort: str, block: dict[str, Any], sc
     try:
         chosen = decisions(decided_in(config))
         raw, rules = read_labels(Path(block["labels"]), block["release"])
-        exams, problems, _ = harmonise(raw, rules, cohort, chosen)
+        exams, problems, _ = harmonise(raw, rules, cohort, chosen, f"label table {block['labels']}")
     except InputError as problem:
         return [(PROBLEM, str(problem))]
     table = patients_of(exams)
@@ -168,10 +168,7 @@ def _check_labels(config: dict[str, Any], cohort: str, block: dict[str, Any], sc
     if not labelled:
         findings = [(PROBLEM, f"{cohort}: no patient of {block['labels']} has a scan; are both of one release?")]
     if rules["id"].get("private"):
-        # A table of the user's own: a column of another name would be missing without a word.
-        ignored = unread(raw, rules)
-        read = ", ".join(name for name in raw.columns if name not in ignored)
-        findings.append((NOTE, f"{cohort}: columns read: {read}; not read: {', '.join(ignored) or 'none'}"))
+        findings.append((NOTE, f"{cohort}: {columns_told(raw, rules)}"))
     stops = config.get("labels", {}).get("unknown", "stop") == "stop"
     findings += [(PROBLEM if stops else NOTE, f"{block['labels']}: {problem}") for problem in problems[:5]]
     if len(problems) > 5:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,11 +19,11 @@ from neurorad.cohorts.release import Release
 from neurorad.cohorts.releases import RELEASES
 from neurorad.cohorts.releases.generic import generic
 from neurorad.contract import imaging_of
+from neurorad.doctor.own_names import own_pattern
 from neurorad.encoder import load_card
 from neurorad.encoder_names import METHODS, OBJECTIVES, encoder_parts
 from neurorad.imaging.scan import ScanError, read_image, scan_state
 from neurorad.problems import InputError
-from neurorad.scan_folders import NIFTI, spelled
 from neurorad.volumes import SEQUENCES
 
 TESTED = ("ucsf-pdgm", "upenn-gbm", "cuimc")
@@ -141,35 +140,6 @@ def _state(scans: pd.DataFrame) -> str:
         except ScanError:
             continue
     return "skull"
-
-
-def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
-    """`pattern` and `sequences` of `release: generic` that most folders with all four sequences share; None without one.
-
-    Args:
-        files: relative to the cohort's folder, each in one to three folders: patient, session, and one more.
-    """
-    folders: dict[PurePath, list[PurePath]] = {}
-    for path in files:
-        if path.name.lower().endswith(NIFTI):
-            folders.setdefault(path.parent, []).append(path)
-    counted: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
-    for folder, paths in folders.items():
-        said = {path.name: found for path in paths if (found := spelled(path.name, folder.name))}
-        words = dict(said.values())
-        if len(said) == len(words) == len(set(words.values())) == len(SEQUENCES):
-            suffix = ".nii.gz" if paths[0].name.lower().endswith(".gz") else ".nii"
-            # Where nothing follows the word, nothing may: a mask is often called as its image with one word more.
-            last = all(name.endswith(f"{word}{suffix}") for name, (_, word) in said.items())
-            counted[len(folder.parts), suffix if last else f"*{suffix}", tuple(words[name] for name in SEQUENCES)] += 1
-    if not counted:
-        return None
-    (depth, end, spelling), _ = counted.most_common(1)[0]
-    above = ("{patient}", "{session}", "*")[:depth]
-    return {
-        "pattern": f"{'/'.join(above)}/*{{sequence}}{end}",
-        "sequences": dict(zip(SEQUENCES, spelling, strict=True)),
-    }
 
 
 def _is_image(folder: Path, scan: Mapping[str, str]) -> bool:

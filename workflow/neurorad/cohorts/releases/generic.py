@@ -9,7 +9,7 @@ Labels: one table, one row a patient; columns in `resources/labels/generic.yaml`
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from neurorad.cohorts.release import Release
 from neurorad.problems import InputError
@@ -20,8 +20,8 @@ def generic(pattern: str, sequences: Mapping[str, str], state: str) -> Release:
     """The release that a pattern such as `{patient}/{session}/*{sequence}*.nii.gz` describes.
 
     `{patient}` and `{session}` stand for one name each, the same wherever they come again, `{sequence}` for the
-    spelling of a sequence in whole words (`T1` is found neither in `T1ce` nor, where that is another's, in `T1 post`), `*` for
-    anything but a slash.
+    spelling of a sequence in whole words (`T1` is not found in `T1ce`), `*` for anything but a slash. A file that two
+    spellings fit, one with the other's words in it (`T1 post`, `T1`), is the longer one's.
 
     Raises:
         InputError: the pattern has no `{patient}` or no `{sequence}`, or names something else in braces; the four
@@ -37,33 +37,27 @@ def generic(pattern: str, sequences: Mapping[str, str], state: str) -> Release:
         raise InputError(f"pattern {pattern!r}: {unknown[0]} is unknown; use {{patient}}, {{session}}, {{sequence}}, *")
     if not {"{patient}", "{sequence}"} <= set(parts):
         raise InputError(f"pattern {pattern!r}: needs {{patient}} and {{sequence}}, so that files can be told apart")
-    return Release(
-        name="generic",
-        files={ours: (_expression(parts, _words(theirs, sequences.values())),) for ours, theirs in sequences.items()},
-        example=pattern,
-        state=(state,),
-        private=True,
-    )
+    files = {}
+    for ours, theirs in sequences.items():
+        longer = [name for name, other in sequences.items() if other != theirs and re.search(_words(theirs), other)]
+        others = "".join(rf"(?!{_expression(parts, sequences[name], f'_{name}')}\Z)" for name in longer)
+        files[ours] = (others + _expression(parts, theirs),)
+    return Release(name="generic", files=files, example=pattern, state=(state,), private=True)
 
 
-def _words(spelling: str, all_spellings: Collection[str]) -> str:
-    """The expression of one sequence's spelling, wherever it is no part of another's longer one."""
-    longer = ""
-    for other in all_spellings:
-        if other != spelling and (found := re.search(rf"(?<![A-Za-z0-9]){re.escape(spelling)}(?![A-Za-z0-9])", other)):
-            before, after = re.escape(other[: found.start()]), re.escape(other[found.end() :])
-            longer += rf"(?!(?<={before}){re.escape(spelling)}{after}(?![A-Za-z0-9]))"
-    return rf"(?<![A-Za-z0-9]){longer}{re.escape(spelling)}(?![A-Za-z0-9])"
+def _words(spelling: str) -> str:
+    return rf"(?<![A-Za-z0-9]){re.escape(spelling)}(?![A-Za-z0-9])"
 
 
-def _expression(parts: list[str], words: str) -> str:
+def _expression(parts: list[str], spelling: str, mark: str = "") -> str:
+    """The expression of one sequence's files; `mark` ends its groups' names, of which no two in one expression are alike."""
     expression, seen = "", set()
     for part in parts:
-        name = part.strip("{}")
+        name = part.strip("{}") + mark
         if part == "*":
             expression += "[^/]*"
         elif part == "{sequence}":
-            expression += words
+            expression += _words(spelling)
         elif part.startswith("{"):
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
             seen.add(name)
