@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from published_pipeline import published_pipeline
 
 from neurorad import RESOURCES, volumes
 from neurorad.pretraining import engine
@@ -149,42 +150,6 @@ def waiting_for_data(folder: Path) -> list[tuple[str, str]]:
             f"{4 * theirs / coarse:.0f} x (at least 50); {4 / coarse:.1f} and {1 / theirs:.2f} scans/s",
         ),
     ]
-
-
-def published_pipeline(folder: Path) -> Callable[[], object]:
-    """What the code published with the paper does for each view of a scan, in MONAI's transforms: read four NIfTI of
-    240 x 240 x 155 at 1 mm, orient, resample to 2 mm, normalise each, pad or crop to 128^3."""
-    import nibabel as nib
-    from monai.transforms import (
-        Compose,
-        ConcatItemsd,
-        EnsureChannelFirstd,
-        LoadImaged,
-        NormalizeIntensityd,
-        Orientationd,
-        ResizeWithPadOrCropd,
-        Spacingd,
-    )
-
-    folder.mkdir()
-    random, keys = np.random.default_rng(0), list(volumes.SEQUENCES)
-    for key in keys:
-        voxels = np.zeros((240, 240, 155), np.int16)
-        voxels[40:200, 20:220, 5:150] = random.integers(100, 1000, (160, 200, 145))
-        nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / f"{key}.nii.gz")
-    transforms = Compose(
-        [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, "RAS", labels=None),
-            Spacingd(keys, (2.0, 2.0, 2.0)),
-            NormalizeIntensityd(keys, nonzero=True),
-            ResizeWithPadOrCropd(keys, (128, 128, 128)),
-            ConcatItemsd(keys, "image"),
-        ]
-    )
-    paths = {key: str(folder / f"{key}.nii.gz") for key in keys}
-    return lambda: transforms(dict(paths))
 
 
 def bare_networks(run: Run, progress: Progress) -> Callable[[], object]:

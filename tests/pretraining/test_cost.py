@@ -104,3 +104,10 @@ def test_the_card_is_measured_and_printed(tmp_path, capsys):
     assert "10 steps of 2" in said
     assert "24 GB card" in said
     assert "samples/s on cpu" in said
+
+
+@pytest.mark.parametrize(("method", "peak"), [("byol", 16.1), ("dino", 18.8), ("mae", 14.2), ("moco", 11.2)])
+def test_memory_is_close_to_what_a_gpu_was_seen_to_need(method, peak):
+    """Peak GB of `modern` on an H100 (benchmarks/pretraining.md)."""
+    wanted = need(preset_values("modern"), method)
+    assert 0.85 < (wanted.state_bytes + wanted.batch_size * wanted.sample_bytes) / 1e9 / peak < 1

@@ -9,14 +9,12 @@ import torch
 from neurorad import RESOURCES
 from neurorad.doctor.checks import NOTE, OK, PROBLEM, Finding
 from neurorad.encoder import Encoder, choose_device
+from neurorad.pretraining.arithmetic import SUSTAINED
 from neurorad.pretraining.presets import Preset, read_preset
 from neurorad.pretraining.runs import Run, build_method
 from neurorad.pretraining.step import Method
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
-
-SUSTAINED = 60e12
-"""FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on a data-centre GPU (about a fifth of an A100's peak)."""
 
 SECONDS_A_SCAN = 8.0
 """Preprocessing of one stripped scan on one CPU core at 2 mm, measured on the phantom study; finer scans take longer."""
@@ -101,8 +99,8 @@ def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
         *findings,
         (
             NOTE,
-            f"pretraining: {count} encoders, {work:.2g} FLOP; {work / SUSTAINED / 3600:.2g} GPU-hours at an assumed "
-            f"{SUSTAINED / 1e12:.0f} TFLOP/s; {work / speed / 3600:.2g} hours on this machine's {device} one after another "
+            f"pretraining: {count} encoders, {work:.2g} FLOP; {work / SUSTAINED[80] / 3600:.2g} GPU-hours at an assumed "
+            f"{SUSTAINED[80] / 1e12:.0f} TFLOP/s of a card of 80 GB; {work / speed / 3600:.2g} hours on this machine's {device} one after another "
             f"(measured {speed / 1e9:.0f} GFLOP/s of the bare network)",
         ),
     ]

@@ -21,9 +21,10 @@ BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4,
 MOMENTUM = {"byol", "dino", "moco"}
 """Methods with a second network, which sees the large views without gradient."""
 
-SUSTAINED = {24: 30e12, 48: 45e12, 80: 60e12}
-"""FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on cards of so many GB (A10 or RTX 4090, A6000 or L40,
-A100): about a fifth of their dense peak. An assumption; `neurorad cost` measures the machine it runs on."""
+SUSTAINED = {24: 12e12, 48: 15e12, 80: 30e12}
+"""FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on cards of so many GB (A10 or RTX 4090, A6000 or L40, A100 or
+H100). The preset `modern` sustained 33 to 53e12 on an H100 (benchmarks/pretraining.md); memory bandwidth limits it, by which
+the others are scaled. An assumption; `neurorad cost` measures the machine it runs on."""
 
 PROCESS_BYTES = 2.5e9
 """Python with torch and MONAI, and CUDA's libraries: 1.6 GB measured on the CPU, with training."""
@@ -111,8 +112,11 @@ def _predicts(preset: Mapping[str, Any], method: str) -> bool:
     return method == "byol" or (method == "moco" and preset["moco"]["version"] == 3)
 
 
-def need(preset: Mapping[str, Any], method: str, number_bytes: int = 2) -> Need:
-    """What a run needs; `number_bytes`: 2 for bfloat16 on a GPU, 4 on a CPU. Heads and MAE's decoder are left out."""
+def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 192, 160)) -> Need:
+    """What a run needs on a GPU, in bfloat16. `shape`: of a volume. Heads, and the work of MAE's decoder, are left out.
+
+    Of the preset `modern` the memory is 0.86 to 0.92 of the peak that was measured on an H100.
+    """
     architecture, training = preset["encoder"], preset["training"]
     learned = views(preset, method)
     both = method == "dino" or _predicts(preset, method)
@@ -121,12 +125,22 @@ def need(preset: Mapping[str, Any], method: str, number_bytes: int = 2) -> Need:
     passes = 3 * sum(forward_flops(architecture, size) for size in learned)
     passes += sum(forward_flops(architecture, size) for size in watched)
     numbers = sum(activation_numbers(architecture, size) for size in learned)
+    if method == "mae":
+        # The decoder's convolution, norm and activation at full size, and at half of it an axis, with twice the channels, ...
+        numbers += 4 * preset["mae"]["decoder_width"] * max(learned) ** 3
     parameters = encoder_parameters(architecture)
-    view_bytes = 4 * 4 * sum(size**3 for size in [*learned, *([] if both else watched)])
+    # Float32: those of this step and of the next. With presence flags twice the channels: kept in bfloat16 for the stem's
+    # gradient, and in float32 of one view at a time.
+    seen = [*learned, *([] if both else watched)]
+    channels = 8 if architecture["presence"] else 4
+    view_bytes = 2 * 4 * 4 * sum(size**3 for size in seen)
+    view_bytes += channels * (2 * sum(size**3 for size in learned) + 4 * max(learned) ** 3)
+    # Float16, two batches.
+    volume_bytes = 2 * 4 * 2 * math.prod(shape)
     return Need(
         parameters=parameters,
         flops=passes * training["batch_size"],
-        sample_bytes=numbers * number_bytes + view_bytes,
+        sample_bytes=2 * numbers + view_bytes + volume_bytes,
         state_bytes=4 * parameters * (4 + (1 if method in MOMENTUM else 0)),
         steps=training["steps"],
         batch_size=training["batch_size"],

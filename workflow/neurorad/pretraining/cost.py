@@ -68,14 +68,14 @@ def card(
     measured: tuple[float, int, float] | None,
 ) -> str:
     """The card as text."""
-    wanted = need(preset.values, method)
+    wanted = need(preset.values, method, shape)
     samples = wanted.steps * wanted.batch_size
     lines = [
         f"{method}, preset {preset.name}: {wanted.steps} steps of {wanted.batch_size} samples",
         f"encoder            {wanted.parameters / 1e6:.1f} million parameters",
         f"work               {wanted.flops / 1e12:.2f} TFLOP a step, {wanted.steps * wanted.flops / 1e18:.2f} EFLOP in all",
         f"GPU memory         {wanted.sample_bytes / 1e9:.2f} GB a sample, {wanted.state_bytes / 1e9:.2f} GB of state; "
-        "by arithmetic (bfloat16; heads and decoder left out)",
+        "by arithmetic (bfloat16; two batches of volumes; heads left out)",
         f"host memory        {job_memory_mb(preset.values, shape)} MB; Snakemake asks for this, and for "
         f"{job_minutes(preset.values, method)} minutes",
     ]
