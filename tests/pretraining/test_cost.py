@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from neurorad import cli
 from neurorad.encoder import LAYERS, Architecture, Encoder, parameter_count
 from neurorad.pretraining.arithmetic import (
     BLOCKS,
+    PRESETS,
     activation_numbers,
     encoder_parameters,
     forward_flops,
@@ -19,6 +21,7 @@ from neurorad.pretraining.arithmetic import (
     preset_values,
     views,
 )
+from neurorad.pretraining.cost import probe_samples
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.runs import Run, build_method
 
@@ -101,7 +104,7 @@ def test_the_card_is_measured_and_printed(tmp_path, capsys):
     path = write_tiny_presets(tmp_path / "p.yaml")
     cli.main(["cost", "--preset", "tiny", "--method", "moco", "--presets", str(path), "--shape", "20", "24", "20"])
     said = capsys.readouterr().out
-    assert "10 steps of 2" in said
+    assert "samples/s on cpu (10 steps)" in said
     assert "24 GB card" in said
     assert "samples/s on cpu" in said
 
@@ -111,3 +114,12 @@ def test_memory_is_close_to_what_a_gpu_was_seen_to_need(method, peak):
     """Peak GB of `modern` on an H100 (benchmarks/pretraining.md)."""
     wanted = need(preset_values("modern"), method)
     assert 0.85 < (wanted.state_bytes + wanted.batch_size * wanted.sample_bytes) / 1e9 / peak < 1
+
+
+@pytest.mark.parametrize(("gigabytes", "samples"), [(80, 28), (16, 14), (1, 1)])
+def test_a_gpu_is_measured_with_what_it_holds_of_a_batch(gigabytes, samples, monkeypatch):
+    card = SimpleNamespace(total_memory=gigabytes * 1e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    preset = read_preset(PRESETS, "modern", "byol")
+    assert probe_samples(preset, "byol", (160, 192, 160), torch.device("cuda")) == samples
+    assert probe_samples(preset, "byol", (160, 192, 160), torch.device("cpu")) == 2

@@ -57,7 +57,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser(
         "cost",
         help="what pretraining one encoder will take: memory, work, hours",
-        description="Counts parameters, memory and FLOP of a preset, and measures ten steps of two samples on this "
+        description="Counts parameters, memory and FLOP of a preset, and measures ten steps on this "
         "machine with random volumes.",
         epilog="example: neurorad cost --preset modern --method byol",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,9 +16,19 @@ from neurorad.pretraining.step import Batch
 from neurorad.pretraining.views import make_views
 
 PROBE_SAMPLES, PROBE_STEPS = 2, 10
+"""Samples on a CPU, where a sample takes the same time in any batch."""
 
 
-def random_scans(shape: tuple[int, int, int], count: int = PROBE_SAMPLES) -> Scans:
+def probe_samples(preset: Preset, method: str, shape: tuple[int, int, int], device: torch.device) -> int:
+    """On a GPU those that it holds of a batch: two leave it idle, and would have told seven hours where it needs one."""
+    if device.type != "cuda":
+        return PROBE_SAMPLES
+    size = preset.training.batch_size
+    room = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return size // (need(preset.values, method, shape).micro_batches(room) or size)
+
+
+def random_scans(shape: tuple[int, int, int], count: int) -> Scans:
     """Volumes of noise in memory, one group each: time does not depend on what is in them."""
     names = [f"scan-{number}" for number in range(count)]
     voxels = torch.randn(count, 4, *shape, generator=torch.Generator().manual_seed(0)).half().numpy()
@@ -28,16 +38,14 @@ def random_scans(shape: tuple[int, int, int], count: int = PROBE_SAMPLES) -> Sca
 def probe(
     preset: Preset, method: str, shape: tuple[int, int, int], device: torch.device, seconds: float
 ) -> tuple[float, int, float]:
-    """Samples a second, views and optimiser included, over at most `PROBE_STEPS` steps of `PROBE_SAMPLES` samples and
-    at most about `seconds`; number of steps; peak bytes of a GPU, or 0. A first step is not counted.
-
-    Batch statistics and the batch's own size do not matter to the time of a sample, within some per cent.
-    """
-    scans = random_scans(shape)
-    preset = replace(preset, training=replace(preset.training, batch_size=PROBE_SAMPLES, log_every=10**9))
+    """Samples a second, views and optimiser included, over at most `PROBE_STEPS` steps of `probe_samples` samples and
+    at most about `seconds`; number of steps; peak bytes of a GPU, or 0. A first step is not counted."""
+    count = probe_samples(preset, method, shape, device)
+    scans = random_scans(shape, count)
+    preset = replace(preset, training=replace(preset.training, batch_size=count, log_every=10**9))
     run, fabric = Run(method, "dro", 0, preset), make_fabric(device)
     progress = start(run, scans, fabric)
-    groups, chosen = torch.arange(PROBE_SAMPLES, device=device), list(range(PROBE_SAMPLES))
+    groups, chosen = torch.arange(count, device=device), list(range(count))
     voxels = torch.stack([torch.from_numpy(scans.volume(scan)) for scan in chosen])
     intensity = preset.intensity if progress.method.intensity else None
     steps, began = 0, time.perf_counter()
@@ -57,7 +65,7 @@ def probe(
         if now - began > seconds:
             break
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return PROBE_SAMPLES * steps / (time.perf_counter() - began), steps, float(peak)
+    return count * steps / (time.perf_counter() - began), steps, float(peak)
 
 
 def card(
@@ -88,7 +96,7 @@ def card(
         pace, steps, peak = measured
         memory = f", peak {peak / 1e9:.1f} GB" if peak else ""
         lines.append(
-            f"this machine       {pace:.3g} samples/s on {device} ({steps} steps of {PROBE_SAMPLES}{memory}), so "
+            f"this machine       {pace:.3g} samples/s on {device} ({steps} steps{memory}), so "
             f"{samples / pace / 3600:.3g} h; {pace * wanted.flops / wanted.batch_size / 1e9:.0f} GFLOP/s"
         )
     return "\n".join(lines)
