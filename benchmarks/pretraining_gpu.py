@@ -89,9 +89,8 @@ def method_row(run: Run, scans: Scans, steps: int, turns: int) -> dict[str, floa
 
 def shown(run: Run, row: dict[str, float]) -> str:
     size, wanted = run.preset.training.batch_size, need(run.preset.values, run.method)
-    gigabytes = (wanted.state_bytes + wanted.batch_size * wanted.sample_bytes) / 1e9
     card = (
-        f"; {wanted.flops / row['full'] / 1e12:.0f} TFLOP/s; arithmetic {gigabytes:.1f} GB"
+        f"; {wanted.flops / row['full'] / 1e12:.0f} TFLOP/s; arithmetic {wanted.device_bytes() / 1e9:.1f} GB"
         if size == wanted.batch_size
         else ""
     )

@@ -9,7 +9,7 @@ import pytest
 from neurorad.files import read_table
 from neurorad.imaging import volume as imaging
 from neurorad.problems import InputError
-from neurorad.scan_folders import find_scans, sequence_of, settings_of, volumes_of
+from neurorad.scan_folders import find_scans, settings_of, volumes_of
 from neurorad.volumes import SEQUENCES, load
 
 from .embedding.conftest import CONTRACT, store, volume
@@ -49,48 +49,6 @@ def make(tmp_path, monkeypatch):
         return read_table(path).fillna("")
 
     return run
-
-
-@pytest.mark.parametrize(
-    ("name", "sequence"),
-    [
-        ("BraTS-GLI-00005-100-t1c.nii.gz", "t1c"),
-        ("BraTS2021_00000_t1ce.nii.gz", "t1c"),
-        ("UPENN-GBM-00001_11_T1GD.nii.gz", "t1c"),
-        ("UCSF-PDGM-0004_T2.nii.gz", "t2w"),
-        ("sub-01_ses-1_ce-gadolinium_T1w.nii.gz", "t1c"),
-        ("sub-01_T1w.nii", "t1n"),
-        ("T2_FLAIR.nii.gz", "t2f"),
-        ("patient_t1_post.nii.gz", "t1c"),
-        ("BraTS2021_00000_seg.nii.gz", None),
-        ("T1_brain_mask.nii.gz", None),
-        ("UCSF-PDGM-0006_T1_bias.nii.gz", None),
-        ("dwi.nii.gz", None),
-    ],
-)
-def test_a_file_is_known_by_a_word_of_its_name(name, sequence):
-    assert sequence_of(name) == sequence
-
-
-@pytest.mark.parametrize(
-    ("folder", "name", "sequence"),
-    [
-        ("trial-t1-007", "trial-t1-007_flair.nii.gz", "t2f"),
-        ("trial-t1-007", "trial-t1-007_t2.nii.gz", "t2w"),
-        ("trial-t1-007", "trial-t1-007_dwi.nii.gz", None),
-        ("T1", "T1_t2.nii.gz", "t2w"),
-        # Only whole words are the folder's, and something is left.
-        ("t1", "t1ce.nii.gz", "t1c"),
-        ("t1", "t1.nii.gz", "t1n"),
-        ("t1", "t1_.nii.gz", "t1n"),
-        ("t2", "t2f.nii.gz", "t2f"),
-        ("F", "FLAIR.nii.gz", "t2f"),
-        ("T", "T1.nii.gz", "t1n"),
-        ("t", "T2.nii.gz", "t2w"),
-    ],
-)
-def test_the_name_of_the_folder_is_not_read_as_a_sequence(folder, name, sequence):
-    assert sequence_of(name, folder) == sequence
 
 
 def test_scans_are_found_one_a_folder_or_below_it(tmp_path):
@@ -281,7 +239,7 @@ def test_a_clash_of_names_stops_only_the_scans_that_have_it(tmp_path, make, caps
     assert table.loc[table["status"] == "ok", "scan"].tolist() == ["d"]
     said = capsys.readouterr().err
     for name in ("a_b_c", "e"):
-        assert said.count(f"{name}: left out: 2 scans are called so, by the folders on the way to them; rename") == 2
+        assert said.count(f"{name}: left out: 2 scans are called so, by the folders on the way to them; rename") == 1
 
 
 def test_a_folder_without_scans_among_several_is_named_and_one_that_is_not_there_stops(tmp_path, make, capsys):
@@ -309,7 +267,10 @@ def test_names_that_are_not_utf8_leave_out_their_scan_alone(tmp_path, make, caps
     assert table.loc[table["status"] == "ok", "scan"].tolist() == ["Ann"]
     said = capsys.readouterr().err
     for name in (r"J\udcfcrg", "Ben", r"Cy_J\udcfcrg"):
-        assert f"{name}: left out: the name of its folder, or of a file in it, is not UTF-8; rename it" in said
+        assert (
+            f"{name}: left out: the name of its folder, or of a file in it, is not UTF-8 or breaks a line; rename it"
+            in said
+        )
     assert r"lie inside a scan's folder: 1 folders, such as J\udcfcrg/raw" in said
 
 
@@ -321,3 +282,101 @@ def test_a_sequence_that_is_missing_is_the_reason(tmp_path, make, capsys):
         "Ben": "missing sequence t2w, t2f",
     }
     assert capsys.readouterr().err.count("Ben: left out: missing sequence t2w, t2f") == 1
+
+
+def test_a_folder_with_files_of_two_patients_is_left_out(tmp_path, make, capsys):
+    touch(tmp_path / "all", "smith_t1.nii.gz", "smith_t1ce.nii.gz", "jones_t2.nii.gz", "jones_flair.nii.gz")
+    touch(tmp_path / "own", *FOUR)
+    assert make(tmp_path).set_index("scan")["status"].to_dict() == {"all": "excluded", "own": "ok"}
+    assert "all: left out: smith_t1.nii.gz and jones_t2.nii.gz may be of two patients; call" in capsys.readouterr().err
+
+
+def test_a_t1_before_contrast_is_never_the_enhanced_one(tmp_path):
+    touch(tmp_path / "a", "T1_pre_contrast.nii.gz", "T1_post_contrast.nii.gz", "T2.nii.gz", "T2_FLAIR.nii.gz")
+    touch(tmp_path / "b", "T1_pre_contrast.nii.gz", "T2.nii.gz", "FLAIR.nii.gz")
+    first, second = find_scans(tmp_path)
+    assert {Path(first[name]).name[:-7] for name in ("t1n", "t1c")} == {"T1_pre_contrast", "T1_post_contrast"}
+    assert Path(first["t1n"]).name == "T1_pre_contrast.nii.gz" and not first["problem"]
+    assert second["t1c"] == "" and "no file is named as t1c" in second["problem"]
+
+
+def test_folders_called_by_numbers_are_given_from_where_they_lie(tmp_path, monkeypatch, capsys):
+    """As `cd cohort; neurorad embed 001 7`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("001", "7"):
+        study(Path(name), f"1.{int(name)}")
+    with pytest.raises(InputError, match="no scan could be used"):
+        volumes_of(
+            [Path("001"), Path("7")], lambda: settings_of(CONTRACT, None, "deepbet"), tmp_path / "keep", device="cpu"
+        )
+    said = capsys.readouterr().err
+    assert "001: left out: missing sequence" in said and "7: left out: missing sequence" in said
+
+
+def test_what_lies_beside_finished_volumes_is_named(tmp_path, capsys):
+    folder = store(tmp_path, "here", 2, masks=True).parent
+    assert len(find_scans(folder)) == 2
+    assert capsys.readouterr().err == ""
+    touch(folder / "c", *FOUR)
+    assert len(find_scans(folder)) == 2
+    assert "only its finished volumes (.b2nd) are taken; passed over: 4 other image files, such as c/a_flair" in (
+        capsys.readouterr().err
+    )
+
+
+def test_folders_of_files_that_are_no_images_are_named_unless_they_lie_around_scans(tmp_path, capsys):
+    touch(tmp_path / "Ann" / "2023", *FOUR)
+    touch(tmp_path / "Ann", "notes.txt")
+    touch(tmp_path / "Ann" / "2023" / "more", "notes.txt")
+    assert len(find_scans(tmp_path)) == 1
+    assert capsys.readouterr().err == ""
+    touch(tmp_path / "Ben", "t1.mgz", "t2.mgz")
+    touch(tmp_path / "Cy" / "a", "DICOMDIR")
+    assert len(find_scans(tmp_path)) == 1
+    assert "hold neither NIfTI nor DICOM files that can be read: 2 folders, such as Ben" in capsys.readouterr().err
+
+
+def test_a_volume_without_a_usable_card_is_left_out_and_the_others_go_on(tmp_path, capsys):
+    folder = store(tmp_path, "x", 4, masks=False).parent
+    (folder / "x-1.json").unlink()
+    (folder / "x-2.json").write_text("{")
+    (folder / "x-3.json").write_text("{}")
+    table = read_table(volumes_of([folder], dict, tmp_path / "keep")).set_index("scan")
+    assert table["status"].tolist() == ["ok", "excluded", "excluded", "excluded"]
+    said = capsys.readouterr().err
+    assert "x-1: left out: no card x-1.json beside it" in said
+    assert said.count("is damaged; make the volume again") == 2
+
+
+def test_names_too_long_or_with_a_line_break_and_files_that_may_not_be_read_leave_out_their_scan_alone(
+    tmp_path, make, capsys, monkeypatch
+):
+    for place in ("Ann", f"{'x' * 150}/{'y' * 100}", "Ben\rC", "Dan"):
+        touch(tmp_path / "given" / place, *FOUR)
+    readable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "Dan" not in str(path) and readable(path, mode))
+    table = make(tmp_path / "given")
+    assert table.loc[table["status"] == "ok", "scan"].tolist() == ["Ann"]
+    assert len(table) == 4
+    said = capsys.readouterr().err
+    assert "has more than 200 bytes; shorten" in said
+    assert r"Ben\rC: left out: the name of its folder" in said
+    assert "Dan: left out: a file in its folder may not be read; mend its permissions" in said
+
+
+def test_a_stray_image_beside_a_dicom_study_does_not_stop_it(tmp_path, capsys):
+    touch(tmp_path / "p", "old_t2.nii.gz")
+    study(tmp_path / "p", "1.1")
+    (tmp_path / "keep").mkdir()
+    with pytest.raises(InputError):
+        volumes_of([tmp_path], lambda: settings_of(CONTRACT, None, "deepbet"), tmp_path / "keep", device="cpu")
+    said = capsys.readouterr().err
+    assert "p: passed over beside its scan: no file is named as t1c" in said
+    # It was the study that was looked at.
+    assert "p: left out: missing sequence t1n: no DICOM series fits" in said
+
+
+def test_an_empty_modality_is_taken_for_mr(tmp_path):
+    study(tmp_path / "p", "1.1", Modality="")
+    (row,) = find_scans(tmp_path)
+    assert row["dicom"].endswith("p") and not row["problem"]

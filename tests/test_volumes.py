@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import blosc2
 import numpy as np
@@ -66,6 +67,16 @@ def test_a_file_cut_anywhere_is_refused(stored):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(VolumeError, match="unreadable"):
             load(path)
+
+
+def test_any_byte_of_the_header_may_be_wrong(stored):
+    """A volume of its shape comes out, or the error that says so; nothing else, and no crash."""
+    path, volume, _ = stored
+    content = path.read_bytes()
+    for place in range(0, 400):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        with suppress(VolumeError):
+            assert load(path).shape == volume.shape
 
 
 def test_a_foreign_layout_is_refused(tmp_path):

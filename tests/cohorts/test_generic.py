@@ -73,7 +73,7 @@ def inside(shorter, longer):
     after=st.booleans(),
     filling=st.tuples(some_words, some_words, some_words),
 )
-def test_each_file_is_its_makers_or_that_of_a_longer_spelling_which_fits_it_too(
+def test_each_file_is_that_of_the_spelling_which_holds_all_others_that_fit_or_nobodys(
     spellings, head, before, literal, after, filling
 ):
     start = {"none": "p/", "any": "", "p": "p/"}[head]
@@ -92,8 +92,15 @@ def test_each_file_is_its_makers_or_that_of_a_longer_spelling_which_fits_it_too(
             if fits(words, theirs, head, before, literal, after)
         }
         assert made in fitting
-        expected = [n for n, s in fitting.items() if not any(inside(s, longer) for longer in fitting.values())]
-        assert expected
+        expected = [n for n, s in fitting.items() if all(s == other or inside(other, s) for other in fitting.values())]
         assert taken(release, f"{start}{'_'.join(words)}.nii.gz") == expected
         if len(fitting) == 1:
             assert expected == [made]
+
+
+def test_a_file_that_fits_two_spellings_of_which_none_holds_the_other_is_nobodys():
+    release = generic("{patient}/*{sequence}*.nii.gz", {**SPELLED, "t2w": "T2", "t2f": "FLAIR"}, "skull")
+    assert taken(release, "a/x_T2_FLAIR_1.nii.gz") == []
+    assert (taken(release, "a/x_T2.nii.gz"), taken(release, "a/x_FLAIR.nii.gz")) == (["t2w"], ["t2f"])
+    told = generic("{patient}/*{sequence}*.nii.gz", {**SPELLED, "t2w": "T2", "t2f": "T2_FLAIR"}, "skull")
+    assert (taken(told, "a/x_T2_FLAIR_1.nii.gz"), taken(told, "a/x_T2.nii.gz")) == (["t2f"], ["t2w"])

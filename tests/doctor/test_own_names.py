@@ -8,7 +8,7 @@ import pytest
 
 from neurorad.cohorts.releases import generic
 from neurorad.doctor.own_names import own_pattern
-from neurorad.scan_folders import spelled
+from neurorad.sequence_names import spelled
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,7 @@ def found_in(**folders):
         # Both enhanced, both native.
         {"A": ["T1_post", "T1_gd", "T2", "FLAIR"]},
         {"A": ["T1_pre", "T1", "T2", "FLAIR"]},
-        # The pattern would read T2_FLAIR_x as T2, and a mask as its image.
-        {"A": ["T1_x", "T1ce_x", "T2_x", "T2_FLAIR_x"]},
+        # The pattern would take a mask for its image.
         {"A": ["T1_x", "T1ce_x", "T2_x", "FLAIR_x", "T1_seg_x"]},
     ],
 )  # fmt: skip
@@ -79,6 +78,12 @@ def test_what_cannot_be_told_is_not_described(folders):
 )
 def test_what_words_tell_is_described(folders, t1n, t1c):
     assert found_in(**folders)["sequences"] == {"t1n": t1n, "t1c": t1c, "t2w": "T2", "t2f": "FLAIR"}
+
+
+def test_a_t2_flair_is_described_with_its_t2():
+    for end in ("", "_x"):
+        found = found_in(A=[f"{name}{end}" for name in ("T1", "T1ce", "T2", "T2_FLAIR")])
+        assert found["sequences"] == {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "T2_FLAIR"}
 
 
 ALL = [
@@ -105,7 +110,7 @@ def test_of_any_two_names_of_t1_the_one_taken_for_native_says_no_contrast_and_wh
         release = generic(found["pattern"], found["sequences"], "skull")
         taken = {kind: {f for f in files if re.fullmatch(p, str(f))} for kind, (p,) in release.files.items()}
         assert sorted(map(len, taken.values())) == [1, 1, 1, 1], names
-        assert all(spelled(path.name)[0] == kind for kind, (path,) in taken.items()), names
+        assert all(spelled(path.name).sequence == kind for kind, (path,) in taken.items()), names
         (native,), (enhanced,) = taken["t1n"], taken["t1c"]
         assert not {"t1ce", "post", "gad", "contrast"} & set(native.stem.split(".")[0].split("_")), names
         words = set(enhanced.stem.split(".")[0].split("_"))

@@ -89,6 +89,15 @@ def test_a_volume_that_is_unreadable_for_a_moment_is_read_again(tmp_path, monkey
     assert len(failures) == 1
 
 
+def test_a_volume_of_another_shape_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "KEPT_BYTES", 0)
+    data = read_scans(write_study(tmp_path, scans=2, groups=1))
+    volumes.save(data.paths[0], np.ones((4, 8, 8, 8)), {})
+    monkeypatch.setattr(scans.time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(scans.LostVolumeError, match="which it had; make the volume again"):
+        data.volume(0, out=np.empty((4, 20, 24, 20), np.float16))
+
+
 def test_empty_volumes_are_refused_before_the_first_step_and_in_mid_run(tmp_path, monkeypatch):
     monkeypatch.setattr(scans, "KEPT_BYTES", 0)
     manifest = write_study(tmp_path, scans=3, groups=1)

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_divided_and_jobs_ask_for_what_they_need():
     parts = wanted.micro_batches(8)
     assert parts > 1
     assert wanted.batch_size % parts == 0
-    assert wanted.state_bytes + wanted.batch_size / parts * wanted.sample_bytes < 0.9 * 8e9
+    assert wanted.device_bytes(parts) < 0.9 * 8e9 < wanted.device_bytes()
     assert wanted.micro_batches(1) is None
     assert job_minutes(modern, "dino") > job_minutes(modern, "mae") > 60
     assert job_memory_mb(modern, [160, 192, 160]) > job_memory_mb(modern, [80, 96, 80]) + 1000
@@ -113,7 +113,7 @@ def test_the_card_is_measured_and_printed(tmp_path, capsys):
 def test_memory_is_close_to_what_a_gpu_was_seen_to_need(method, peak):
     """Peak GB of `modern` on an H100 (benchmarks/pretraining.md)."""
     wanted = need(preset_values("modern"), method)
-    assert 0.85 < (wanted.state_bytes + wanted.batch_size * wanted.sample_bytes) / 1e9 / peak < 1
+    assert 0.85 < wanted.device_bytes() / 1e9 / peak < 1
 
 
 @pytest.mark.parametrize(("gigabytes", "samples"), [(80, 28), (16, 14), (1, 1)])

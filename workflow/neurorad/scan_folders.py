@@ -6,7 +6,6 @@ It joins stages, so it lives at the root: cohorts' names are not used, imaging m
 import argparse
 import json
 import os
-import re
 import sys
 import warnings
 from collections import Counter
@@ -19,23 +18,16 @@ import pandas as pd
 from neurorad.contract import contract_differences, imaging_of
 from neurorad.files import read_json, read_table, visible_files, write_table
 from neurorad.problems import InputError
+from neurorad.sequence_names import of_two_patients, sequence_of
 from neurorad.volumes import SEQUENCES
 
 COHORT = "given"
 WHO = ("cohort", "scan", "patient", "session")
 NIFTI = (".nii", ".nii.gz")
-SPELLINGS = {
-    "t2f": r"t2f|flair|t2flair",
-    "t1c": r"t1c|t1ce|t1gd|ct1|t1post|t1km|t1wce|t1ca",
-    "t1n": r"t1n|t1|t1w|t1pre",
-    "t2w": r"t2w|t2",
-}
-"""How a file's name says its sequence, as one of the words between its marks; the first that fits, in this order."""
-CONTRAST = r"ce|gd|gad|post|contrast|gadolinium"
-NO_IMAGE = r"bias|seg|mask|label|labels|segmentation|tumormask|roi"
-"""Words of files that are not taken: masks, and UCSF's second copies, bias-corrected already."""
 NAMED = "a name needs a word such as t1n, t1c or t1ce, t2w, flair"
 DICOM_MARK = b"DICM"
+LONGEST_NAME = 200
+"""Bytes of a scan's name: the names of its files are longer, and file systems end at 255."""
 
 
 class NoScanError(InputError):
@@ -145,21 +137,38 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
         return [own, *on_the_way] if one_of_several or not on_the_way else on_the_way
 
     volumes = sorted(path for path in folder.glob("*.b2nd") if not path.name.startswith("."))
-    if volumes:
-        return [_row(["_".join(steps(path.with_suffix("")))], volume=str(path)) for path in volumes]
     files = visible_files(folder)
+    if volumes:
+        beside = [path for path in files if path not in volumes and _is_image(path)]
+        if beside:
+            shown = _in_utf8(str(beside[0].relative_to(folder)))
+            print(
+                f"{_in_utf8(str(folder))}: only its finished volumes (.b2nd) are taken; passed over: {len(beside)} other image "
+                f"files, such as {shown}",
+                file=sys.stderr,
+            )
+        return [_row(["_".join(steps(path.with_suffix("")))], volume=str(path)) for path in volumes]
     images: dict[Path, dict[str, list[Path]]] = {}
     for path in files:
         if path.name.lower().endswith(NIFTI):
-            found = images.setdefault(path.parent, {name: [] for name in SEQUENCES})
+            own = images.setdefault(path.parent, {name: [] for name in SEQUENCES})
             if name := sequence_of(path.name, path.parent.resolve().name):
-                found[name].append(path)
+                own[name].append(path)
     named = [at for at, found in images.items() if any(found.values())]
     whole = {at for at in named if _is_whole(images[at])}
+    closed = {path.parent for path in files if not os.access(path, os.R_OK)}
     dicom = [path for path in files if _is_dicom(path)]
     studies, no_mr = _studies([path for path in dicom if whole.isdisjoint(path.parents)])
-    scans = [_nifti_scan(images[at], steps(at)) for at in named if whole.isdisjoint(at.parents)]
-    scans += [_row(steps(at), dicom=str(at), problem=problem) for at, problem in studies.items()]
+    found = [(at, _nifti_scan(images[at], steps(at))) for at in named if whole.isdisjoint(at.parents)]
+    found += [(at, _row(steps(at), dicom=str(at), problem=problem)) for at, problem in studies.items()]
+    scans = [
+        row | {"problem": "a file in its folder may not be read; mend its permissions"}
+        if any(at in (place, *place.parents) for place in closed)
+        else row
+        for at, row in found
+    ]
+    seen = {*images, *(path.parent for path in dicom)}
+    around = {at for place in seen for at in place.parents}
     passed_over = {
         "lie inside a scan's folder": [at for at in named if not whole.isdisjoint(at.parents)],
         "hold DICOM in or below the folder of a NIfTI scan": sorted(
@@ -169,6 +178,9 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
             at for at, found in images.items() if not any(found.values())
         ],
         "hold DICOM files but no MR series": no_mr,
+        "hold neither NIfTI nor DICOM files that can be read": sorted(
+            at for at in {path.parent for path in files} if at not in around and seen.isdisjoint((at, *at.parents))
+        ),
     }
     said = [
         f"passed over, as they {what}: {len(places)} folders, such as {_in_utf8('/'.join(steps(places[0])))}"
@@ -186,10 +198,24 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
 
 
 def _told_apart(scans: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The scans; those with one name, by which rows and files are known, have it as their `problem`."""
-    counted = Counter(scan["scan"] for scan in scans)
-    clash = "{} scans are called so, by the folders on the way to them; rename or move all but one"
-    return [scan | {"problem": clash.format(n)} if (n := counted[scan["scan"]]) > 1 else scan for scan in scans]
+    """The scans, one a name, by which rows and files are known: where one of several with a name is usable, that one, and the
+    others are named on standard error; else one with all their reasons, or the clash, as its `problem`."""
+    called: dict[str, list[dict[str, str]]] = {}
+    for scan in scans:
+        called.setdefault(scan["scan"], []).append(scan)
+    kept = []
+    for name, same in called.items():
+        usable = [scan for scan in same if not scan["problem"]]
+        if len(usable) == 1:
+            kept += usable
+            for scan in same:
+                if scan["problem"]:
+                    print(f"{name}: passed over beside its scan: {scan['problem']}", file=sys.stderr)
+            continue
+        clash = f"{len(usable)} scans are called so, by the folders on the way to them; rename or move all but one"
+        reasons = dict.fromkeys([*([clash] if usable else []), *(scan["problem"] for scan in same if scan["problem"])])
+        kept.append(same[0] | {"problem": "; ".join(reasons)})
+    return kept
 
 
 def _studies(files: Sequence[Path]) -> tuple[dict[Path, str], list[Path]]:
@@ -240,15 +266,21 @@ def _row(steps: Sequence[str], **more: str) -> dict[str, str]:
 
 
 def _written(scan: dict[str, str]) -> dict[str, str]:
-    """The scan as a table can hold it: names that are not UTF-8 are escaped, and are its `problem`."""
+    """The scan as tables and file names can hold it: names that these cannot are escaped, and are its `problem`."""
     written = {key: _in_utf8(value) for key, value in scan.items()}
-    if written == scan:
-        return scan
-    return written | {"problem": "the name of its folder, or of a file in it, is not UTF-8; rename it"}
+    if written != scan:
+        return written | {
+            "problem": "the name of its folder, or of a file in it, is not UTF-8 or breaks a line; rename it"
+        }
+    if len(scan["scan"].encode()) > LONGEST_NAME:
+        return scan | {
+            "problem": f"its name has more than {LONGEST_NAME} bytes; shorten those of the folders on the way to it"
+        }
+    return scan
 
 
 def _in_utf8(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
+    return name.encode(errors="backslashreplace").decode().replace("\r", r"\r").replace("\n", r"\n")
 
 
 def _is_whole(found: Mapping[str, Sequence[Path]]) -> bool:
@@ -260,64 +292,41 @@ def _is_whole(found: Mapping[str, Sequence[Path]]) -> bool:
 def _nifti_scan(found: Mapping[str, Sequence[Path]], steps: Sequence[str]) -> dict[str, str]:
     """The scan of a folder whose files are `found`, by the sequence that their names say."""
     problem = ""
+    files = [path for paths in found.values() for path in paths]
     if several := [name for name, paths in found.items() if len(paths) > 1]:
-        files = " and ".join(path.name for path in found[several[0]][:3])
-        problem = f"{files} are all named as {several[0]}; leave one file a sequence in the folder"
+        twice = " and ".join(path.name for path in found[several[0]][:3])
+        problem = f"{twice} are all named as {several[0]}; leave one file a sequence in the folder"
     elif not found["t1c"]:
         problem = "no file is named as t1c (t1ce, t1gd), which the others are aligned to"
+    elif odd := of_two_patients(files):
+        problem = f"{odd[0].name} and {odd[1].name} may be of two patients; call the files of a scan alike, in a folder of its own"
     return _row(steps, problem=problem, **{name: str(paths[0]) for name, paths in found.items() if paths})
-
-
-def sequence_of(name: str, folder: str = "") -> str | None:
-    """The sequence that a file's name says, or None: `UPENN-1_T1GD.nii.gz` is t1c, `..._seg.nii.gz` is none.
-
-    Args:
-        folder: name of its folder, which is left out of the file's name where that begins with it and goes on with another
-            word: it is a patient's, as in `t1-trial-7/t1-trial-7_flair.nii.gz`, but not in `t1/t1ce.nii.gz` or `t1/t1.nii.gz`.
-    """
-    found = spelled(name, folder)
-    return found[0] if found else None
-
-
-def spelled(name: str, folder: str = "") -> tuple[str, str] | None:
-    """As `sequence_of`, with what says it, as it is written: `x_T1ce.nii.gz` -> t1c, T1ce; `T1_Gd.nii.gz` -> t1c, T1_Gd."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-    # More than the folder's name has to follow, and not in the same word.
-    if folder and (begins := re.match(rf"{re.escape(folder)}(?=[\W_]+[A-Za-z0-9])", stem, re.IGNORECASE)):
-        stem = stem[begins.end() :]
-    words = [*re.finditer(r"[A-Za-z0-9]+", stem)]
-
-    def first(spelling: str) -> re.Match[str] | None:
-        return next((word for word in words if re.fullmatch(spelling, word[0], re.IGNORECASE)), None)
-
-    if first(NO_IMAGE):
-        return None
-    for sequence, spelling in SPELLINGS.items():
-        if word := first(spelling):
-            if sequence == "t1n" and (agent := first(CONTRAST)):
-                return "t1c", stem[min(word.start(), agent.start()) : max(word.end(), agent.end())]
-            return sequence, word[0]
-    return None
 
 
 def _is_dicom(path: Path) -> bool:
     """By its mark; a medium's table of contents has it too."""
-    if path.name == "DICOMDIR":
+    if path.name == "DICOMDIR" or not os.access(path, os.R_OK):
         return False
     with open(path, "rb") as stream:
         return stream.read(132)[128:] == DICOM_MARK
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith((*NIFTI, ".b2nd")) or _is_dicom(path)
 
 
 def _settled(scan: Mapping[str, str]) -> dict[str, str]:
     """The row of volumes.tsv of a scan of which no volume has to be made: it has one, or cannot be used."""
     from neurorad.volumes import card_path
 
-    who = {key: scan[key] for key in WHO}
-    if scan["problem"]:
-        left_out = {"volume": "", "sha256": "", "status": "excluded", "reason": scan["problem"]}
-        return {**who, "state": scan["state"], **left_out}
-    path = card_path(scan["volume"])
-    if not path.is_file():
-        raise InputError(f"{scan['volume']}: has no card {path.name} beside it; a volume is known by its card")
-    made = {"volume": scan["volume"], "sha256": read_json(path)["sha256"], "status": "ok", "reason": ""}
-    return {**who, "state": "", **made}
+    who, problem = {key: scan[key] for key in WHO}, scan["problem"]
+    if not problem:
+        path = card_path(scan["volume"])
+        try:
+            digest = read_json(path)["sha256"]
+            return {**who, "state": "", "volume": scan["volume"], "sha256": digest, "status": "ok", "reason": ""}
+        except FileNotFoundError:
+            problem = f"no card {path.name} beside it; a volume is known by its card"
+        except (InputError, OSError, KeyError, TypeError):
+            problem = f"its card {path.name} is damaged; make the volume again"
+    return {**who, "state": scan["state"], "volume": "", "sha256": "", "status": "excluded", "reason": problem}

@@ -30,6 +30,10 @@ class VolumeError(Exception):
     """A stored volume is unreadable, or is not what its contract says."""
 
 
+class ShapeError(VolumeError):
+    """A stored volume has another shape than it should have."""
+
+
 def card_path(path: str | Path) -> Path:
     """The JSON file beside a volume."""
     return Path(path).with_suffix(".json")
@@ -74,15 +78,18 @@ def load(path: str | Path, check: bool = False, out: np.ndarray | None = None) -
         out: filled and returned, if given.
 
     Raises:
-        VolumeError: missing, truncated or altered file, or one of another shape than `out`.
+        VolumeError: missing, truncated or altered file.
+        ShapeError: a file of another shape than `out`.
     """
     try:
         array = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+        if len(array.shape) != 4 or min(array.shape) < 1:
+            raise ValueError(f"shape {array.shape}")
         if array.dtype != np.float16 or array.blocks != (1, _slices_a_block(array.shape), *array.shape[2:]):
             raise ValueError(f"blocks {array.blocks} of {array.dtype}; make it again with this version")
         voxels = np.empty(array.shape, np.float16) if out is None else out
         if voxels.shape != array.shape:
-            raise VolumeError(f"{path}: shape {list(array.shape)} and not {list(voxels.shape)}")
+            raise ShapeError(f"{path}: shape {list(array.shape)} and not {list(voxels.shape)}")
         with open(path, "rb", buffering=0) as stream:
             for whole, number in zip(voxels, range(array.schunk.nchunks), strict=True):
                 chunk = _chunk(stream, array.schunk.get_lazychunk(number))
@@ -90,8 +97,11 @@ def load(path: str | Path, check: bool = False, out: np.ndarray | None = None) -
                 if blosc2.get_cbuffer_sizes(chunk)[0] != whole.nbytes:
                     raise ValueError("a chunk of another size")
                 blosc2.decompress2(chunk, dst=whole, nthreads=1)
-    except (RuntimeError, OSError, ValueError) as problem:
-        raise VolumeError(f"{path}: unreadable volume ({problem})") from problem
+    except VolumeError:
+        raise
+    # A damaged header fails anywhere inside blosc2: AttributeError, SyntaxError, ZeroDivisionError, MemoryError, ...
+    except Exception as problem:
+        raise VolumeError(f"{path}: unreadable volume ({problem or type(problem).__name__})") from problem
     if check and hashlib.sha256(voxels.tobytes()).hexdigest() != load_card(path)["sha256"]:
         raise VolumeError(f"{path}: voxels differ from the sha256 in {card_path(path).name}")
     return voxels

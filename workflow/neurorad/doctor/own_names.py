@@ -7,11 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from neurorad.cohorts.releases.generic import generic
-from neurorad.scan_folders import CONTRAST, NIFTI, SPELLINGS, spelled
+from neurorad.scan_folders import NIFTI
+from neurorad.sequence_names import CONTRAST, DENIED, SPELLINGS, spelled
 from neurorad.volumes import SEQUENCES
-
-DENIED = r"pre|no|non|not|wo|without|before|native"
-"""Words that turn a word of contrast round: `T1_pre_contrast` is the native image."""
 
 
 def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
@@ -30,15 +28,15 @@ def own_pattern(files: Sequence[PurePath]) -> dict[str, Any] | None:
     counted: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for folder, paths in folders.items():
         said = {path: found for path in paths if (found := spelled(path.name, folder.name))}
-        words = dict(said.values())
+        words = {one.sequence: one.written for one in said.values()}
         if not len(said) == len(words) == len(set(words.values())) == len(SEQUENCES):
             continue
         suffix = ".nii.gz" if paths[0].name.lower().endswith(".gz") else ".nii"
         # Where nothing follows the word, nothing may: a mask is often called as its image with one word more.
-        last = all(path.name.endswith(f"{word}{suffix}") for path, (_, word) in said.items())
+        last = all(path.name.endswith(f"{one.written}{suffix}") for path, one in said.items())
         above = "/".join(("{patient}", "{session}", "*")[: len(folder.parts)])
         described = f"{above}/*{{sequence}}{suffix if last else f'*{suffix}'}", tuple(words[name] for name in SEQUENCES)
-        if _taken(*described, paths) == {path: sequence for path, (sequence, _) in said.items()}:
+        if _taken(*described, paths) == {path: one.sequence for path, one in said.items()}:
             counted[described] += 1
     if not counted:
         return None

@@ -86,7 +86,10 @@ def run_volumes(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     settings = json.loads(args.settings)
-    scans = read_table(args.scans, text=("patient", "session", "scan", "tumour_labels", "cavity_labels")).fillna("")
+    # A folder or a file may be called 007, too.
+    paths = (*SEQUENCES, "dicom", "tumour")
+    text = ("patient", "session", "scan", "tumour_labels", "cavity_labels", *paths)
+    scans = read_table(args.scans, text=text).fillna("")
     mine = [r for r in scans.to_dict("records") if not r["problem"] and shard_of(r["scan"], args.shards) == args.shard]
     chosen = read_choices(args.series, set(scans["scan"])) if args.series else {}
     atlas = Atlas.load(settings["spacing"], tuple(settings["shape"]), settings.get("atlas"))

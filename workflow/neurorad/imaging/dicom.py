@@ -68,7 +68,7 @@ def read_series(folder: Path) -> list[Series]:
 
 def is_mr(header: pydicom.Dataset) -> bool:
     """Whether a file belongs to an MR series, as one without Modality is taken to."""
-    return bool(header.get("SeriesInstanceUID")) and header.get("Modality", "MR") == "MR"
+    return bool(header.get("SeriesInstanceUID")) and (header.get("Modality") or "MR") == "MR"
 
 
 def study_of(header: pydicom.Dataset) -> str:

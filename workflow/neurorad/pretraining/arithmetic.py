@@ -39,21 +39,28 @@ BATCHES_IN_MEMORY = 4
 
 @dataclass(frozen=True)
 class Need:
-    """Of one optimiser step: `flops`. Of one sample: `sample_bytes` of activations on the device. Of the run:
-    `state_bytes` (weights, gradients, AdamW, momentum network) and `parameters` of the encoder."""
+    """Of one optimiser step: `flops`. Of one sample on the device: `sample_bytes` of activations while it is learned from, and
+    `view_bytes` of volumes and views, all of a step and of the next at once. Of the run: `state_bytes` (weights, gradients,
+    AdamW, momentum network) and `parameters` of the encoder."""
 
     parameters: int
     flops: float
     sample_bytes: float
+    view_bytes: float
     state_bytes: float
     steps: int
     batch_size: int
 
     def micro_batches(self, card_gb: float) -> int | None:
         """The fewest micro-batches with which a step fits a card, a tenth of which is left free; None if none does."""
-        room = 0.9 * card_gb * 1e9 - self.state_bytes
+        room = 0.9 * card_gb * 1e9 - self.state_bytes - self.batch_size * self.view_bytes
         divisors = (parts for parts in range(1, self.batch_size + 1) if self.batch_size % parts == 0)
         return next((p for p in divisors if self.batch_size // p * self.sample_bytes <= room), None)
+
+    def device_bytes(self, parts: int = 1) -> float:
+        """In all, with so many micro-batches."""
+        learned = self.batch_size // parts * self.sample_bytes
+        return self.state_bytes + self.batch_size * self.view_bytes + learned
 
     def hours(self, speed: float) -> float:
         """At `speed` FLOP/s."""
@@ -129,18 +136,17 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
         # The decoder's convolution, norm and activation at full size, and at half of it an axis, with twice the channels, ...
         numbers += 4 * preset["mae"]["decoder_width"] * max(learned) ** 3
     parameters = encoder_parameters(architecture)
-    # Float32: those of this step and of the next. With presence flags twice the channels: kept in bfloat16 for the stem's
-    # gradient, and in float32 of one view at a time.
-    seen = [*learned, *([] if both else watched)]
+    # With presence flags twice the channels: kept in bfloat16 for the stem's gradient, and in float32 of one view at a time.
     channels = 8 if architecture["presence"] else 4
-    view_bytes = 2 * 4 * 4 * sum(size**3 for size in seen)
-    view_bytes += channels * (2 * sum(size**3 for size in learned) + 4 * max(learned) ** 3)
-    # Float16, two batches.
-    volume_bytes = 2 * 4 * 2 * math.prod(shape)
+    inputs = channels * (2 * sum(size**3 for size in learned) + 4 * max(learned) ** 3)
+    # Volumes in float16, views in float32, of this step and of the next.
+    seen = [*learned, *([] if both else watched)]
+    view_bytes = 2 * 4 * (2 * math.prod(shape) + 4 * sum(size**3 for size in seen))
     return Need(
         parameters=parameters,
         flops=passes * training["batch_size"],
-        sample_bytes=2 * numbers + view_bytes + volume_bytes,
+        sample_bytes=2 * numbers + inputs,
+        view_bytes=view_bytes,
         state_bytes=4 * parameters * (4 + (1 if method in MOMENTUM else 0)),
         steps=training["steps"],
         batch_size=training["batch_size"],

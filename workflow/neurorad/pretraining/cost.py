@@ -82,8 +82,8 @@ def card(
         f"{method}, preset {preset.name}: {wanted.steps} steps of {wanted.batch_size} samples",
         f"encoder            {wanted.parameters / 1e6:.1f} million parameters",
         f"work               {wanted.flops / 1e12:.2f} TFLOP a step, {wanted.steps * wanted.flops / 1e18:.2f} EFLOP in all",
-        f"GPU memory         {wanted.sample_bytes / 1e9:.2f} GB a sample, {wanted.state_bytes / 1e9:.2f} GB of state; "
-        "by arithmetic (bfloat16; two batches of volumes; heads left out)",
+        f"GPU memory         {wanted.device_bytes() / 1e9:.1f} GB ({wanted.sample_bytes / 1e9:.2f} a sample, {wanted.view_bytes / 1e9:.2f} its volumes and views, {wanted.state_bytes / 1e9:.2f} of state); "
+        "by arithmetic (bfloat16, heads left out)",
         f"host memory        {job_memory_mb(preset.values, shape)} MB; Snakemake asks for this, and for "
         f"{job_minutes(preset.values, method)} minutes",
     ]

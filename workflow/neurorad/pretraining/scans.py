@@ -77,6 +77,10 @@ class Scans:
             try:
                 voxels = volumes.load(self.paths[scan], out=out)
                 break
+            except volumes.ShapeError as problem:
+                raise LostVolumeError(
+                    f"scan {self.names[scan]}: {problem}, which it had; make the volume again"
+                ) from problem
             except (volumes.VolumeError, OSError) as problem:
                 if wait is None:
                     raise LostVolumeError(f"scan {self.names[scan]}: {problem}; make the volume again") from problem

@@ -21,7 +21,7 @@ def generic(pattern: str, sequences: Mapping[str, str], state: str) -> Release:
 
     `{patient}` and `{session}` stand for one name each, the same wherever they come again, `{sequence}` for the
     spelling of a sequence in whole words (`T1` is not found in `T1ce`), `*` for anything but a slash. A file that two
-    spellings fit, one with the other's words in it (`T1 post`, `T1`), is the longer one's.
+    spellings fit, one with the other's words in it (`T1 post`, `T1`), is the longer one's; without (`T2`, `FLAIR`), nobody's.
 
     Raises:
         InputError: the pattern has no `{patient}` or no `{sequence}`, or names something else in braces; the four
@@ -39,8 +39,9 @@ def generic(pattern: str, sequences: Mapping[str, str], state: str) -> Release:
         raise InputError(f"pattern {pattern!r}: needs {{patient}} and {{sequence}}, so that files can be told apart")
     files = {}
     for ours, theirs in sequences.items():
-        longer = [name for name, other in sequences.items() if other != theirs and re.search(_words(theirs), other)]
-        others = "".join(rf"(?!{_expression(parts, sequences[name], f'_{name}')}\Z)" for name in longer)
+        # All but those that its own spelling holds.
+        rivals = [name for name, other in sequences.items() if not re.search(_words(other), theirs)]
+        others = "".join(rf"(?!{_expression(parts, sequences[name], f'_{name}')}\Z)" for name in rivals)
         files[ours] = (others + _expression(parts, theirs),)
     return Release(name="generic", files=files, example=pattern, state=(state,), private=True)
 
