@@ -117,6 +117,22 @@ def test_the_state_is_what_the_first_scan_shows(tmp_path):
     assert read_config(out)["cohorts"]["generic"]["state"] == "stripped"
 
 
+@pytest.mark.parametrize("place", ["mri", "."])
+def test_a_table_is_the_labels_if_it_has_a_patient_of_the_scans(tmp_path, place):
+    for name in ("T1", "T1ce", "T2", "FLAIR"):
+        write(tmp_path / "mri" / "Patient 1" / f"{name}.nii.gz")
+    table = tmp_path / place / "mine.csv"
+    for text in ("patient,idh1\nPatient 2,mutant\n", "patient,weight\nPatient 2,80\n", "name\nPatient 1\n"):
+        table.write_text(text)
+        assert [found.labels for found in recognise(tmp_path / "mri")] == [None]
+    # Also with a value that no dictionary knows: the doctor says so.
+    for text in ("patient,idh1\nPatient 1,mutant\n", "patient,idh1\nPatient 1,perhaps\n"):
+        table.write_text(text)
+        assert [found.labels for found in recognise(tmp_path / "mri")] == [table]
+    (tmp_path / place / "second.csv").write_text("patient,mgmt\nPatient 1,1\n")
+    assert [found.labels for found in recognise(tmp_path / "mri")] == [None]
+
+
 @pytest.mark.parametrize(("contrast", "spelling"), [("ax_T1_Gd", "T1_Gd"), ("post_ax_T1", "post_ax_T1")])
 def test_contrast_said_by_a_word_of_its_own_is_understood(tmp_path, contrast, spelling):
     for name in ("ax_T1", contrast, "ax_T2", "ax_FLAIR"):

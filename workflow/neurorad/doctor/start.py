@@ -15,6 +15,7 @@ import yaml
 from neurorad.cohorts.crosswalks import read_crosswalk
 from neurorad.cohorts.inventory import list_scans
 from neurorad.cohorts.label_tables import read_labels
+from neurorad.cohorts.labels import harmonise
 from neurorad.cohorts.release import Release
 from neurorad.cohorts.releases import RELEASES
 from neurorad.cohorts.releases.generic import generic
@@ -111,7 +112,7 @@ def _read(folder: Path, name: str) -> Found | None:
         return None
     if name == "cuimc" and not any(_is_image(folder, row) for row in complete.head(3).to_dict("records")):
         return None
-    table = _label_table(folder, name)
+    table = _label_table(folder, name, complete)
     own = {"state": _state(complete)} if name == "bids" else {}
     return Found(name, folder, table, len(complete), complete["patient"].nunique(), unexplained, own)
 
@@ -127,8 +128,8 @@ def _own_names(folder: Path) -> Found | None:
     if complete.empty:
         return None
     own = described | {"state": _state(complete)}
-    # Its labels are not guessed: any table with a column of names would read as one.
-    return Found("generic", folder, None, len(complete), complete["patient"].nunique(), unexplained, own)
+    table = _label_table(folder, "generic", complete)
+    return Found("generic", folder, table, len(complete), complete["patient"].nunique(), unexplained, own)
 
 
 def _state(scans: pd.DataFrame) -> str:
@@ -159,21 +160,22 @@ def _tables(folder: Path) -> list[Path]:
     )
 
 
-def _label_table(folder: Path, release: str) -> Path | None:
-    """The one table in the folder, or beside it, that reads as the release's."""
+def _label_table(folder: Path, release: str, scans: pd.DataFrame) -> Path | None:
+    """The one table in the folder, or beside it, that reads as the release's and has a patient of the scans."""
     for place in (folder, folder.parent):
-        readable = [path for path in _tables(place) if _reads(path, release)]
-        if len(readable) == 1:
-            return readable[0]
+        fitting = [path for path in _tables(place) if set(scans["patient"]) & _patients(path, release)]
+        if len(fitting) == 1:
+            return fitting[0]
     return None
 
 
-def _reads(path: Path, release: str) -> bool:
+def _patients(path: Path, release: str) -> set[str]:
+    """As the scans' inventory calls them; none if the table is not the release's."""
     try:
-        read_labels(path, release)
+        exams, problems, _ = harmonise(*read_labels(path, release), release)
     except InputError:
-        return False
-    return True
+        return set()
+    return {*exams["patient"], *(problem.patient for problem in problems)}
 
 
 def crosswalks_in(folders: Collection[Path]) -> list[Path]:
