@@ -1,5 +1,6 @@
 """The cost card: arithmetic against networks that are really built, and against the counts of the plan's facts."""
 
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -92,6 +93,8 @@ def test_what_does_not_fit_is_divided_and_jobs_ask_for_what_they_need():
     assert wanted.micro_batches(1) is None
     assert job_minutes(modern, "dino") > job_minutes(modern, "mae") > 60
     assert job_memory_mb(modern, [160, 192, 160]) > job_memory_mb(modern, [80, 96, 80]) + 1000
+    # 28 volumes of 39 MB are 1.1 GB, in memory for a GPU 2 GiB; four of them, 1 GiB of kept volumes and the process.
+    assert job_memory_mb(modern, [160, 192, 160]) == math.ceil((4 * 2**31 + 2**30 + 2.5e9) / 1e8) * 100
 
 
 def test_arithmetic_imports_no_torch():

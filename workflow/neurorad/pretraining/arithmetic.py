@@ -163,8 +163,9 @@ def preset_values(name: str, path: Path = PRESETS) -> dict[str, Any]:
 
 def job_memory_mb(preset: Mapping[str, Any], shape: Sequence[int]) -> int:
     """Host memory of a job on a GPU: the process, and the volumes kept and read ahead. `shape`: of a volume."""
-    volume = 4 * math.prod(shape) * 2
-    wanted = PROCESS_BYTES + KEPT_BYTES + BATCHES_IN_MEMORY * preset["training"]["batch_size"] * volume
+    batch = preset["training"]["batch_size"] * 4 * math.prod(shape) * 2
+    # PyTorch rounds what a GPU copies from up to a power of two.
+    wanted = PROCESS_BYTES + KEPT_BYTES + BATCHES_IN_MEMORY * 2 ** math.ceil(math.log2(batch))
     return math.ceil(wanted / 1e8) * 100
 
 
