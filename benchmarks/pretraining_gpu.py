@@ -21,13 +21,11 @@ from pretraining import METHODS, bare_networks, large, small_run, stored_scans, 
 from neurorad import RESOURCES
 from neurorad.pretraining.arithmetic import need
 from neurorad.pretraining.devices import make_fabric
-from neurorad.pretraining.draws import moved
-from neurorad.pretraining.engine import _be_deterministic, make_batches, sample_seeds, take_step
+from neurorad.pretraining.engine import _be_deterministic, make_batch, make_batches, sample_seeds, take_step
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.runs import Run, start
 from neurorad.pretraining.scans import Scans
 from neurorad.pretraining.step import Batch
-from neurorad.pretraining.views import make_views
 
 SHAPE = (160, 192, 160)
 
@@ -51,7 +49,6 @@ def method_row(run: Run, scans: Scans, steps: int, turns: int) -> dict[str, floa
     fabric = make_fabric(torch.device("cuda"))
     _be_deterministic(fabric.device)
     progress = start(run, scans, fabric)
-    preset, size = run.preset, run.preset.training.batch_size
     batches = make_batches(run, scans, progress, fabric)
 
     def full() -> None:
@@ -64,19 +61,20 @@ def method_row(run: Run, scans: Scans, steps: int, turns: int) -> dict[str, floa
     torch.cuda.reset_peak_memory_stats()
     of_one(full, 2)
     peak = torch.cuda.max_memory_allocated() / 1e9
-    chosen = list(range(size))
+    chosen = list(range(run.preset.training.batch_size))
     resident = torch.stack([torch.from_numpy(scans.volume(scan)) for scan in chosen]).cuda()
-    share, groups = scans.brain_share(chosen), scans.group_codes[chosen].cuda()
-    intensity = preset.intensity if progress.method.intensity else None
 
     def views() -> Batch:
         seeds = sample_seeds(run, scans, progress.step, chosen)
-        made = make_views(resident, share, seeds, progress.method.crops, preset.geometry, intensity)
-        return Batch(made, moved(scans.patient_codes[chosen], fabric.device), seeds, progress.step, groups)
+        return make_batch(run, scans, progress.method, resident, chosen, seeds, progress.step)
+
+    def on_the_device() -> None:
+        batch = views()
+        take_step(run, scans, progress, [batch], batch.groups, scans.names, fabric)
 
     works = {
         "full": full,
-        "resident": lambda: take_step(run, scans, progress, [views()], groups, scans.names, fabric),
+        "resident": on_the_device,
         "views": views,
         "bare": bare_networks(run, progress),
     }
@@ -96,9 +94,9 @@ def shown(run: Run, row: dict[str, float]) -> str:
     )
     return (
         f"{1000 * row['full']:.0f} ms = {row['full'] / row['bare']:.2f} x its bare networks ({1000 * row['bare']:.0f} ms); "
-        f"waits {row['waited'] / row['full']:.1%} of it for views; without a loader and a second thread {1000 * row['resident']:.0f} ms, of which views "
-        f"{1000 * row['views']:.0f} ms; "
-        f"{size / row['full']:.0f} samples/s; peak {row['peak']:.1f} GB{card}"
+        f"waits {row['waited'] / row['full']:.1%} of it for views; without a loader and a second thread "
+        f"{1000 * row['resident']:.0f} ms, of which views {1000 * row['views']:.0f} ms; {size / row['full']:.0f} samples/s; "
+        f"peak {row['peak']:.1f} GB{card}"
     )
 
 

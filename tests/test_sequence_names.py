@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from neurorad.sequence_names import of_two_patients, sequence_of, spelled
+from neurorad.sequence_names import of_two_patients, spelled
+
+
+def sequence_of(name, folder=""):
+    found = spelled(name, folder)
+    return found and found.sequence
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_words_of_contrast_and_their_denial(name, sequence, written):
 )
 def test_files_that_begin_unlike_may_be_of_two_patients(names, two):
     files = [Path("all", f"{name}.nii.gz") for name in names]
-    found = of_two_patients(files)
+    found = of_two_patients({path: spelled(path.name, "all") for path in files})
     assert (found is not None) == two
     if found:
         assert {*found} <= {*files} and len({*found}) == 2

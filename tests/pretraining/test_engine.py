@@ -37,9 +37,9 @@ def make_run(presets, method="byol", objective="dro", seed=0) -> Run:
     return Run(method, objective, seed, read_preset(presets, "tiny", method), reference)
 
 
-def finish(run, scans, out, **options) -> list[str]:
+def finish(run, scans, out, fabric=CPU, **options) -> list[str]:
     said = []
-    progress = train(run, scans, out, CPU, say=said.append, **options)
+    progress = train(run, scans, out, fabric, say=said.append, **options)
     write_outputs(run, scans, progress, out)
     return said
 

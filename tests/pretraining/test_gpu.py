@@ -7,17 +7,15 @@ import torch
 from neurorad.cli import main
 from neurorad.encoder import load_encoder
 from neurorad.pretraining.devices import make_fabric
-from neurorad.pretraining.engine import make_batches, take_step, train
+from neurorad.pretraining.engine import make_batches, take_step
 from neurorad.pretraining.geometry import Crop, Geometry, brain_share
 from neurorad.pretraining.intensity import Intensity
-from neurorad.pretraining.outputs import write_outputs
-from neurorad.pretraining.presets import read_preset
-from neurorad.pretraining.runs import Run, start
+from neurorad.pretraining.runs import start
 from neurorad.pretraining.scans import read_scans
 from neurorad.pretraining.views import make_views
 
 from .conftest import write_tiny_presets
-from .test_engine import contents, stop_at
+from .test_engine import contents, finish, make_run, stop_at
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -52,7 +50,7 @@ def test_views_are_those_of_the_cpu(study):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_host_never_waits_within_a_step(method, objective, study, tmp_path, gpu):
     presets = write_tiny_presets(tmp_path / "presets.yaml", log_every=10**6)
-    run, scans = Run(method, objective, 0, read_preset(presets, "tiny", method)), read_scans(study)
+    run, scans = make_run(presets, method, objective), read_scans(study)
     progress = start(run, scans, gpu)
     batches = make_batches(run, scans, progress, gpu)
     # The first step tells of itself at once.
@@ -70,18 +68,14 @@ def test_the_host_never_waits_within_a_step(method, objective, study, tmp_path, 
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tmp_path, gpu, monkeypatch):
     presets = write_tiny_presets(tmp_path / "presets.yaml")
-    run, scans = Run(method, objective, 0, read_preset(presets, "tiny", method)), read_scans(study)
-
-    def finish(out):
-        write_outputs(run, scans, train(run, scans, out, gpu, say=lambda text: None), out)
-
-    finish(tmp_path / "whole")
+    run, scans = make_run(presets, method, objective), read_scans(study)
+    finish(run, scans, tmp_path / "whole", gpu)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
         with pytest.raises(SystemExit):
-            finish(tmp_path / "parts")
+            finish(run, scans, tmp_path / "parts", gpu)
     torch.manual_seed(12345)
-    finish(tmp_path / "parts")
+    finish(run, scans, tmp_path / "parts", gpu)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 

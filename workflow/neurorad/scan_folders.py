@@ -18,14 +18,13 @@ import pandas as pd
 from neurorad.contract import contract_differences, imaging_of
 from neurorad.files import read_json, read_table, visible_files, write_table
 from neurorad.problems import InputError
-from neurorad.sequence_names import of_two_patients, sequence_of
+from neurorad.sequence_names import Spelled, of_two_patients, spelled
 from neurorad.volumes import SEQUENCES
 
 COHORT = "given"
 WHO = ("cohort", "scan", "patient", "session")
 NIFTI = (".nii", ".nii.gz")
 NAMED = "a name needs a word such as t1n, t1c or t1ce, t2w, flair"
-DICOM_MARK = b"DICM"
 LONGEST_NAME = 200
 """Bytes of a scan's name: the names of its files are longer, and file systems end at 255."""
 
@@ -136,10 +135,11 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
         on_the_way, own = [*at.relative_to(folder).parts], os.path.basename(os.path.abspath(folder))
         return [own, *on_the_way] if one_of_several or not on_the_way else on_the_way
 
-    volumes = sorted(path for path in folder.glob("*.b2nd") if not path.name.startswith("."))
     files = visible_files(folder)
+    volumes = [path for path in files if path.parent == folder and path.suffix == ".b2nd"]
     if volumes:
-        beside = [path for path in files if path not in volumes and _is_image(path)]
+        taken = {*volumes}
+        beside = [path for path in files if path not in taken and _is_image(path)]
         if beside:
             shown = _in_utf8(str(beside[0].relative_to(folder)))
             print(
@@ -148,18 +148,20 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
                 file=sys.stderr,
             )
         return [_row(["_".join(steps(path.with_suffix("")))], volume=str(path)) for path in volumes]
-    images: dict[Path, dict[str, list[Path]]] = {}
+    images: dict[Path, list[Path]] = {}
     for path in files:
         if path.name.lower().endswith(NIFTI):
-            own = images.setdefault(path.parent, {name: [] for name in SEQUENCES})
-            if name := sequence_of(path.name, path.parent.resolve().name):
-                own[name].append(path)
-    named = [at for at, found in images.items() if any(found.values())]
-    whole = {at for at in named if _is_whole(images[at])}
+            images.setdefault(path.parent, []).append(path)
+    said = {}
+    for at, paths in images.items():
+        called = at.resolve().name
+        said[at] = {path: name for path in paths if (name := spelled(path.name, called))}
+    named = [at for at in images if said[at]]
+    whole = {at for at in named if _is_whole(said[at])}
     closed = {path.parent for path in files if not os.access(path, os.R_OK)}
     dicom = [path for path in files if _is_dicom(path)]
     studies, no_mr = _studies([path for path in dicom if whole.isdisjoint(path.parents)])
-    found = [(at, _nifti_scan(images[at], steps(at))) for at in named if whole.isdisjoint(at.parents)]
+    found = [(at, _nifti_scan(said[at], steps(at))) for at in named if whole.isdisjoint(at.parents)]
     found += [(at, _row(steps(at), dicom=str(at), problem=problem)) for at, problem in studies.items()]
     scans = [
         row | {"problem": "a file in its folder may not be read; mend its permissions"}
@@ -174,25 +176,25 @@ def find_scans(folder: Path, one_of_several: bool = False) -> list[dict[str, str
         "hold DICOM in or below the folder of a NIfTI scan": sorted(
             {path.parent for path in dicom if not whole.isdisjoint(path.parents)}
         ),
-        f"hold no file that is named as a sequence ({NAMED})": [
-            at for at, found in images.items() if not any(found.values())
-        ],
+        f"hold no file that is named as a sequence ({NAMED})": [at for at in images if not said[at]],
         "hold DICOM files but no MR series": no_mr,
         "hold neither NIfTI nor DICOM files that can be read": sorted(
             at for at in {path.parent for path in files} if at not in around and seen.isdisjoint((at, *at.parents))
         ),
     }
-    said = [
+    lines = [
         f"passed over, as they {what}: {len(places)} folders, such as {_in_utf8('/'.join(steps(places[0])))}"
         for what, places in passed_over.items()
         if places
     ]
     if not scans:
         why = (
-            "; ".join(["holds no scan", *said]) if said else "holds neither NIfTI nor DICOM images nor volumes (.b2nd)"
+            "; ".join(["holds no scan", *lines])
+            if lines
+            else "holds neither NIfTI nor DICOM images nor volumes (.b2nd)"
         )
         raise NoScanError(f"{_in_utf8(str(folder))}: {why}")
-    for line in said:
+    for line in lines:
         print(line, file=sys.stderr)
     return [_written(scan) for scan in scans]
 
@@ -283,22 +285,21 @@ def _in_utf8(name: str) -> str:
     return name.encode(errors="backslashreplace").decode().replace("\r", r"\r").replace("\n", r"\n")
 
 
-def _is_whole(found: Mapping[str, Sequence[Path]]) -> bool:
+def _is_whole(files: Mapping[Path, Spelled]) -> bool:
     """Whether a folder's files are one NIfTI scan beyond doubt: t1c and another sequence, none of them twice."""
-    files = {name: len(paths) for name, paths in found.items()}
-    return files["t1c"] == max(files.values()) == 1 < sum(files.values())
+    counted = Counter(found.sequence for found in files.values())
+    return counted["t1c"] == max(counted.values()) == 1 < len(files)
 
 
-def _nifti_scan(found: Mapping[str, Sequence[Path]], steps: Sequence[str]) -> dict[str, str]:
-    """The scan of a folder whose files are `found`, by the sequence that their names say."""
-    problem = ""
-    files = [path for paths in found.values() for path in paths]
+def _nifti_scan(files: Mapping[Path, Spelled], steps: Sequence[str]) -> dict[str, str]:
+    """The scan of a folder, by the sequence that its files' names say."""
+    problem, found = "", {name: [path for path, said in files.items() if said.sequence == name] for name in SEQUENCES}
     if several := [name for name, paths in found.items() if len(paths) > 1]:
         twice = " and ".join(path.name for path in found[several[0]][:3])
         problem = f"{twice} are all named as {several[0]}; leave one file a sequence in the folder"
     elif not found["t1c"]:
         problem = "no file is named as t1c (t1ce, t1gd), which the others are aligned to"
-    elif odd := of_two_patients(files):
+    elif odd := of_two_patients({path: files[path] for paths in found.values() for path in paths}):
         problem = f"{odd[0].name} and {odd[1].name} may be of two patients; call the files of a scan alike, in a folder of its own"
     return _row(steps, problem=problem, **{name: str(paths[0]) for name, paths in found.items() if paths})
 
@@ -307,8 +308,13 @@ def _is_dicom(path: Path) -> bool:
     """By its mark; a medium's table of contents has it too."""
     if path.name == "DICOMDIR" or not os.access(path, os.R_OK):
         return False
+    return has_dicom_mark(path)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether a file's fourth word says DICOM."""
     with open(path, "rb") as stream:
-        return stream.read(132)[128:] == DICOM_MARK
+        return stream.read(132)[128:] == b"DICM"
 
 
 def _is_image(path: Path) -> bool:

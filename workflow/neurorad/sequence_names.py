@@ -1,7 +1,7 @@
 """How the names of image files say which sequence they are, and whose."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,20 +33,15 @@ class Spelled(NamedTuple):
     before: str
 
 
-def sequence_of(name: str, folder: str = "") -> str | None:
-    """The sequence that a file's name says, or None: `UPENN-1_T1GD.nii.gz` is t1c, `..._seg.nii.gz` is none.
+def spelled(name: str, folder: str = "") -> Spelled | None:
+    """The sequence that a file's name says, and what says it: `x_T1ce.nii.gz` -> t1c, T1ce, x_; `T1_Gd.nii.gz` -> t1c, T1_Gd;
+    `T2_FLAIR.nii` -> t2f, T2_FLAIR. None if it says none, as `..._seg.nii.gz`, or if words of contrast and words that deny it
+    leave open which T1 it is.
 
     Args:
         folder: name of its folder, which is left out of the file's name where that begins with it and goes on with another
             word: it is a patient's, as in `t1-trial-7/t1-trial-7_flair.nii.gz`, but not in `t1/t1ce.nii.gz` or `t1/t1.nii.gz`.
     """
-    found = spelled(name, folder)
-    return found.sequence if found else None
-
-
-def spelled(name: str, folder: str = "") -> Spelled | None:
-    """As `sequence_of`, with what says it: `x_T1ce.nii.gz` -> t1c, T1ce, x_; `T1_Gd.nii.gz` -> t1c, T1_Gd; `T2_FLAIR.nii` ->
-    t2f, T2_FLAIR. None, too, if words of contrast and words that deny it leave open which T1 it is."""
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
     # More than the folder's name has to follow, and not in the same word.
     if folder and (begins := re.match(rf"{re.escape(folder)}(?=[\W_]+[A-Za-z0-9])", stem, re.IGNORECASE)):
@@ -80,14 +75,13 @@ def spelled(name: str, folder: str = "") -> Spelled | None:
     return None if denials else said("t1c", place, agents[0])
 
 
-def of_two_patients(files: Sequence[Path]) -> tuple[Path, Path] | None:
+def of_two_patients(files: Mapping[Path, Spelled]) -> tuple[Path, Path] | None:
     """Two files of a folder whose names begin unlike, as those of two patients do: `smith_t1`, `jones_t2`; not `ax_t1`, `sag_t2`,
     nor `3_t1`, `12_t2`, numbers that no two share."""
     begins: dict[tuple[str, ...], Path] = {}
     numbers: dict[tuple[str, ...], list[Path]] = {}
-    for path in files:
-        found = spelled(path.name, path.parent.resolve().name)
-        words = re.findall(r"[A-Za-z0-9]+", found.before.lower()) if found else []
+    for path, found in files.items():
+        words = re.findall(r"[A-Za-z0-9]+", found.before.lower())
         begins.setdefault(tuple(w for w in words if not (w.isdigit() or re.fullmatch(OF_NO_PATIENT, w))), path)
         numbers.setdefault(tuple(w for w in words if w.isdigit()), []).append(path)
     if len(begins) > 1:

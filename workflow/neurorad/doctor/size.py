@@ -102,7 +102,7 @@ def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
         (
             NOTE,
             f"pretraining: {count} encoders, {work:.2g} FLOP; {work / SUSTAINED[80] / 3600:.2g} GPU-hours at an assumed "
-            f"{SUSTAINED[80] / 1e12:.0f} TFLOP/s of a card of 80 GB; {work / speed / 3600:.2g} hours on this machine's {device} one after another "
-            f"(measured {speed / 1e9:.0f} GFLOP/s of the bare network)",
+            f"{SUSTAINED[80] / 1e12:.0f} TFLOP/s of a card of 80 GB; {work / speed / 3600:.2g} hours on this machine's "
+            f"{device} one after another (measured {speed / 1e9:.0f} GFLOP/s of the bare network)",
         ),
     ]

@@ -25,6 +25,7 @@ from neurorad.encoder import load_card
 from neurorad.encoder_names import METHODS, OBJECTIVES, encoder_parts
 from neurorad.imaging.scan import ScanError, read_image, scan_state
 from neurorad.problems import InputError
+from neurorad.scan_folders import has_dicom_mark
 from neurorad.volumes import SEQUENCES
 
 TESTED = ("ucsf-pdgm", "upenn-gbm", "cuimc")
@@ -148,10 +149,7 @@ def _is_image(folder: Path, scan: Mapping[str, str]) -> bool:
     if not scan["dicom"]:
         return True
     first = next((path for path in sorted(Path(scan["dicom"]).rglob("*")) if path.is_file()), None)
-    if first is None:
-        return False
-    with open(first, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    return first is not None and has_dicom_mark(first)
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -8,12 +8,10 @@ import torch
 from neurorad.pretraining.arithmetic import SUSTAINED, job_memory_mb, job_minutes, need
 from neurorad.pretraining.devices import make_fabric
 from neurorad.pretraining.draws import moved
-from neurorad.pretraining.engine import sample_seeds, take_step
+from neurorad.pretraining.engine import make_batch, sample_seeds, take_step
 from neurorad.pretraining.presets import Preset
 from neurorad.pretraining.runs import Run, start
 from neurorad.pretraining.scans import Scans
-from neurorad.pretraining.step import Batch
-from neurorad.pretraining.views import make_views
 
 PROBE_SAMPLES, PROBE_STEPS = 2, 10
 """Samples on a CPU, where a sample takes the same time in any batch."""
@@ -45,16 +43,13 @@ def probe(
     preset = replace(preset, training=replace(preset.training, batch_size=count, log_every=10**9))
     run, fabric = Run(method, "dro", 0, preset), make_fabric(device)
     progress = start(run, scans, fabric)
-    groups, chosen = torch.arange(count, device=device), list(range(count))
+    chosen = list(range(count))
     voxels = torch.stack([torch.from_numpy(scans.volume(scan)) for scan in chosen])
-    intensity = preset.intensity if progress.method.intensity else None
     steps, began = 0, time.perf_counter()
     while progress.step <= PROBE_STEPS:
         seeds = sample_seeds(run, scans, progress.step, chosen)
-        share = scans.brain_share(chosen)
-        views = make_views(moved(voxels, device), share, seeds, progress.method.crops, preset.geometry, intensity)
-        batch = Batch(views, moved(scans.patient_codes, device), seeds, progress.step, groups)
-        take_step(run, scans, progress, [batch], groups, scans.names, fabric)
+        batch = make_batch(run, scans, progress.method, moved(voxels, device), chosen, seeds, progress.step)
+        take_step(run, scans, progress, [batch], batch.groups, scans.names, fabric)
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -82,8 +77,9 @@ def card(
         f"{method}, preset {preset.name}: {wanted.steps} steps of {wanted.batch_size} samples",
         f"encoder            {wanted.parameters / 1e6:.1f} million parameters",
         f"work               {wanted.flops / 1e12:.2f} TFLOP a step, {wanted.steps * wanted.flops / 1e18:.2f} EFLOP in all",
-        f"GPU memory         {wanted.device_bytes() / 1e9:.1f} GB ({wanted.sample_bytes / 1e9:.2f} a sample, {wanted.view_bytes / 1e9:.2f} its volumes and views, {wanted.state_bytes / 1e9:.2f} of state); "
-        "by arithmetic (bfloat16, heads left out)",
+        f"GPU memory         {wanted.device_bytes() / 1e9:.1f} GB ({wanted.sample_bytes / 1e9:.2f} a sample, "
+        f"{wanted.view_bytes / 1e9:.2f} its volumes and views, {wanted.state_bytes / 1e9:.2f} of state); by arithmetic "
+        "(bfloat16, heads left out)",
         f"host memory        {job_memory_mb(preset.values, shape)} MB; Snakemake asks for this, and for "
         f"{job_minutes(preset.values, method)} minutes",
     ]

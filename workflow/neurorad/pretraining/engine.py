@@ -23,7 +23,7 @@ from neurorad.pretraining.objectives import WEIGHTED, compared, total_loss
 from neurorad.pretraining.runs import Progress, Run, start
 from neurorad.pretraining.sampler import make_sampler
 from neurorad.pretraining.scans import LostVolumeError, Scans
-from neurorad.pretraining.step import Batch, StepResult, learning_rate
+from neurorad.pretraining.step import Batch, Method, StepResult, learning_rate
 from neurorad.pretraining.views import make_views
 from neurorad.pretraining.watch import Meter, Watchdog, event_files, group_rows, history_row, troubles
 from neurorad.problems import InputError
@@ -136,7 +136,6 @@ def _make_batches(run: Run, scans: Scans, progress: Progress, fabric: Fabric) ->
         run.seed,
         run.preset.dro.allow_natural,
     )
-    intensity = run.preset.intensity if progress.method.intensity else None
     steps = range(progress.step, training.steps)
 
     def samples(step: int) -> list[list[tuple[int, int]]]:
@@ -152,14 +151,22 @@ def _make_batches(run: Run, scans: Scans, progress: Progress, fabric: Fabric) ->
             batches = []
             for part, some in zip(samples(step), voxels.chunk(progress.parts), strict=True):
                 indices, seeds = (list(values) for values in zip(*part, strict=True))
-                cells = scans.brain_share(indices)
                 some = some.to(device, non_blocking=True)
-                views = make_views(some, cells, seeds, progress.method.crops, run.preset.geometry, intensity)
-                patients = moved(scans.patient_codes[indices], device)
-                batches.append(Batch(views, patients, seeds, step, moved(scans.group_codes[indices], device)))
+                batches.append(make_batch(run, scans, progress.method, some, indices, seeds, step))
             chosen = sampler.batch(step)
             groups = moved(scans.group_codes[chosen], device)
             yield batches, groups, [scans.names[scan] for scan in chosen]
+
+
+def make_batch(
+    run: Run, scans: Scans, method: Method, voxels: Tensor, indices: Sequence[int], seeds: Sequence[int], step: int
+) -> Batch:
+    """The batch of the scans `indices`, whose `voxels` `[B, 4, D, H, W]` are on the device, in views by `seeds`."""
+    intensity = run.preset.intensity if method.intensity else None
+    share = scans.brain_share(indices)
+    views = make_views(voxels, share, seeds, method.crops, run.preset.geometry, intensity)
+    patients, groups = (moved(codes[indices], voxels.device) for codes in (scans.patient_codes, scans.group_codes))
+    return Batch(views, patients, seeds, step, groups)
 
 
 def sample_seeds(run: Run, scans: Scans, step: int, chosen: Sequence[int]) -> list[int]:
