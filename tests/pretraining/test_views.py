@@ -1,9 +1,12 @@
 """Views: what is random, what stays, and where a voxel goes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.transforms import AdjustContrast, Affine, RandGaussianNoise
 
+from neurorad.pretraining import geometry as geometry_of_views
 from neurorad.pretraining import views
 from neurorad.pretraining.draws import uniforms
 from neurorad.pretraining.geometry import DRAWS, Crop, Geometry, Sampler, brain_share, placed, rotations
@@ -68,6 +71,18 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(volumes):
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("together", [1, 20**3, 4 * 20**3, 9 * 20**3])
+def test_how_much_is_changed_at_a_time_changes_nothing(together):
+    """One sequence, one sample or two at a time, as on a CPU, and all at once, as on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    brain = (torch.rand(3, 1, 20, 20, 20, generator=generator) < 0.8).float()
+    view = torch.randn(3, 4, 20, 20, 20, generator=generator) * brain
+    some = replace(STRONG, probability=0.6, sequence_dropout=0.3)
+    whole = change_intensity(view.clone(), brain, SEEDS, some)
+    parts = change_intensity(view.clone(), brain, SEEDS, some, together)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
 def test_background_stays_exactly_zero(volumes):
     (view,) = make_views(volumes, [1, 2, 3], [WHOLE], STILL, STRONG)
     outside = (volumes == 0).all(dim=1, keepdim=True).expand_as(view)
@@ -107,8 +122,9 @@ def test_the_crop_is_a_cube_of_the_asked_size_inside_the_volume():
     assert centre.std(dim=0).min() > 2
 
 
-def test_only_the_box_that_a_view_sees_is_needed():
-    """Views of one volume after another, each from its box, equal views of whole volumes."""
+def test_only_the_box_that_a_view_sees_is_needed(monkeypatch):
+    """Views of one volume after another, each from its box and some slices at a time, equal views of whole volumes."""
+    monkeypatch.setattr(views, "CACHED", 3 * 5 * 36 * 44)
     generator, count = torch.Generator().manual_seed(3), 6
     volumes = torch.randn(count, 4, 40, 36, 44, generator=generator) + 5
     share, geometry, crops = (
@@ -118,12 +134,13 @@ def test_only_the_box_that_a_view_sees_is_needed():
     )
     seeds = [list(range(count)), list(range(50, 50 + count))]
     found = views.sampled(volumes, share, seeds, crops, geometry)
+    monkeypatch.setattr(geometry_of_views, "box_seen", lambda c, a, shape: [tuple(slice(0, n) for n in shape)] * len(c))
     for crop, own, (view, brain) in zip(crops, seeds, found, strict=True):
         places = placed(share, uniforms(own, "geometry", (DRAWS,)), (40, 36, 44), crop, geometry)
         sampler = Sampler(*places, (40, 36, 44), crop.size, volumes.device)
         for sample in range(count):
             whole = torch.cat([volumes[sample], torch.ones(1, 40, 36, 44)]).transpose(0, 1).contiguous()
-            expected = sampler.view(sample, whole)
+            expected = sampler.between(sample, sampler.within(sample, whole, 0))
             torch.testing.assert_close(brain[sample], (expected[4:] > 0.5).float())
             wanted = expected[:4] / expected[4:].clamp_min(0.5) * brain[sample]
             torch.testing.assert_close(view[sample], wanted, atol=1e-4, rtol=0)
@@ -226,7 +243,8 @@ def test_geometry_is_monais_affine_of_the_drawn_angles_scales_and_mirrors(smooth
         theirs = torch.as_tensor(monai(volumes[sample]))
         # Where no neighbour lies outside.
         inner = torch.as_tensor(monai(torch.nn.functional.pad(torch.ones(1, 20, 20, 20), (2,) * 6)))[0] > 0.999
-        ours = sampler.view(sample, volumes[sample].transpose(0, 1).contiguous())
+        (first, *_) = sampler.seen[sample]
+        ours = sampler.between(sample, sampler.within(sample, volumes[sample].transpose(0, 1)[first], first.start))
         assert inner.float().mean() > 0.4
         assert theirs[:, inner].std() > 0.1
         difference = (ours - theirs)[:, inner]

@@ -6,6 +6,7 @@ the sampler's order, so that all of them, and any number of them, compute the sa
 Fabric's mixed precision is not used: it would run the losses in bfloat16 too. See `Batch.precision`.
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,20 @@ def make_fabric(device: torch.device, count: int = 1) -> Fabric:
     plugins: list[Any] = [] if external else [LightningEnvironment()]
     fabric = Fabric(accelerator=device.type, devices=count, strategy=strategy, plugins=plugins)
     fabric.launch()
+    if device.type == "cpu":
+        keep_freed_memory()
     return fabric
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again. Else glibc gives large tensors back to the system, which then fills each page
+    of the next one with zeros: a tenth of a step on one CPU, and more where several processes do it at once."""
+    libc = ctypes.CDLL(None)
+    # Other C libraries have no such call.
+    if hasattr(libc, "mallopt"):
+        # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD (-1: never) and M_TOP_PAD.
+        for parameter, value in ((-4, 0), (-1, -1), (-2, 2**26)):
+            libc.mallopt(parameter, value)
 
 
 def _slurm_tasks() -> int:

@@ -19,23 +19,14 @@ def moved(values: Tensor, device: torch.device) -> Tensor:
 
 def uniforms(seeds: Sequence[int], name: str, shape: Sequence[int]) -> Tensor:
     """`[B, *shape]` in [0, 1), on the CPU: every device sees the same numbers, and the host can decide by them."""
-    return torch.stack([torch.rand(*shape, generator=_generator(seed, name)) for seed in seeds])
+    return torch.stack([torch.rand(*shape, generator=generator(seed, name)) for seed in seeds])
 
 
 def normals(seeds: Sequence[int], name: str, shape: Sequence[int]) -> Tensor:
     """`[B, *shape]` standard normal, on the CPU."""
-    return torch.stack([torch.randn(*shape, generator=_generator(seed, name)) for seed in seeds])
+    return torch.stack([torch.randn(*shape, generator=generator(seed, name)) for seed in seeds])
 
 
-def noise_rows(seeds: Sequence[int], counts: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
-    """`[sum of counts, *shape]` standard normal: `counts[b]` rows of sample b. Drawn on the device, as they are too many
-    numbers to move; other devices draw other numbers."""
-    rows = torch.empty(sum(counts), *shape, device=device)
-    for own, seed, count in zip(rows.split(list(counts)), seeds, counts, strict=True):
-        if count:
-            own.normal_(generator=_generator(seed, "noise", device))
-    return rows
-
-
-def _generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Of the numbers called `name` of a sample; other devices draw other ones."""
     return torch.Generator(device).manual_seed(seed_of(seed, name))

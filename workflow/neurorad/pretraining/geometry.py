@@ -88,11 +88,12 @@ def placed(share: Tensor, draws: Tensor, shape: Sequence[int], crop: Crop, geome
 def box_seen(centre: Tensor, axes: Tensor, shape: Sequence[int]) -> list[tuple[slice, ...]]:
     """Of each view the part of the volume that it is interpolated from, along each axis."""
     reach = axes.abs().sum(dim=2)
-    # Neighbours, and where the lines between slices end beyond the view: at most sqrt(2) voxels, up to 45 degrees.
-    first, last = ((centre - reach).floor().long() - 3).tolist(), ((centre + reach).ceil().long() + 3).tolist()
+    # Neighbours, and within a slice where the lines between slices end beyond the view: at most sqrt(2) voxels, up to 45 degrees.
+    margin = torch.tensor([1, 3, 3])
+    first, last = (centre - reach).floor().long() - margin, (centre + reach).ceil().long() + margin
     return [
         tuple(slice(max(0, a), min(n, b)) for a, b, n in zip(low, high, shape, strict=True))
-        for low, high in zip(first, last, strict=True)
+        for low, high in zip(first.tolist(), last.tolist(), strict=True)
     ]
 
 
@@ -136,25 +137,30 @@ class Sampler:
         along, over, start = (moved(part.contiguous(), device) for part in (along, over, start))
         steps = (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
         places = (torch.arange(shape[0], device=device) + 0.5)[:, None]
-        # Of each sample: `[D, 2]` by slice, `[s, s, 2]` by place along the view's axes 1 and 2.
-        self.by_slice = places * along[:, None] + start[:, None]
-        self.by_place = steps[:, None, None] * over[:, None, None, :, 0] + steps[:, None] * over[:, None, None, :, 1]
+        # Of each sample by slice `[D, 2 s]`, the same for all places along axis 2, and by place along axes 1 and 2 `[s, 2 s]`:
+        # their sum is twice as fast as over a last axis of 2 numbers.
+        self.by_slice = (places * along[:, None] + start[:, None]).repeat(1, 1, size)
+        by_place = steps[:, None, None] * over[:, None, None, :, 0] + steps[:, None] * over[:, None, None, :, 1]
+        self.by_place = by_place.flatten(2)
         # The coordinate across the slices seen: `[s, s, 1]` by place along axes 1 and 0, `[s]` along axis 2.
         line = steps[:, None] * between[:, 1, None, None] + steps * between[:, 0, None, None]
         self.by_line = (line + height[:, None, None])[..., None]
         self.by_last = steps * between[:, 2:]
         counts = [(box[0].stop - box[0].start, box[0].start) for box in self.seen]
         self.across = [(shape[0] / count, 2 * first / count + 1) for count, first in counts]
-        self.between = torch.empty(size, size, size, 2, device=device)
-        self.between[..., 0] = steps
+        self.places = torch.empty(size, size, size, 2, device=device)
+        self.places[..., 0] = steps
 
-    def view(self, sample: int, slices: Tensor) -> Tensor:
-        """`[D, C, H, W]` of a sample `-> [C, s, s, s]`, 0 outside the volume."""
-        seen = self.seen[sample][0]
-        grid = self.by_slice[sample, seen, None, None] + self.by_place[sample]
-        within = functional.grid_sample(slices[seen], grid, align_corners=False)
+    def within(self, sample: int, slices: Tensor, first: int) -> Tensor:
+        """`[n, C, H, W] -> [n, C, s, s]`: slices of a sample, from its slice `first` on, by the view's axes 1 and 2; 0 outside
+        the volume."""
+        places = self.by_slice[sample, first : first + len(slices), None] + self.by_place[sample]
+        return functional.grid_sample(slices, places.unflatten(-1, (-1, 2)), align_corners=False)
+
+    def between(self, sample: int, within: Tensor) -> Tensor:
+        """`[n, C, s, s]`, what `within` makes of all slices seen, `-> [C, s, s, s]`; 0 outside the volume."""
         factor, offset = self.across[sample]
-        torch.add(self.by_line[sample] * factor - offset, self.by_last[sample] * factor, out=self.between[..., 1])
+        torch.add(self.by_line[sample] * factor - offset, self.by_last[sample] * factor, out=self.places[..., 1])
         # Images of slices and places along axis 2, one for each place along axis 1.
-        images = functional.grid_sample(within.permute(2, 1, 0, 3), self.between, align_corners=False)
+        images = functional.grid_sample(within.permute(2, 1, 0, 3), self.places, align_corners=False)
         return images.permute(1, 2, 0, 3)

@@ -1,17 +1,19 @@
 """Changes of intensity of a view, each sequence with numbers of its own.
 
 Which sequence gets which effect is drawn on the CPU, so an effect is computed for those that it was drawn for and for no
-other, and the host still waits for nothing.
+other, and the host still waits for nothing. A CPU changes one sequence after the other, which so stays in its cache; a GPU
+changes all of a batch at once.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from neurorad.pretraining.artefacts import along_axes, blur_matrix, gibbs_matrix, linear_matrix, low_resolution_matrix
-from neurorad.pretraining.draws import moved, noise_rows, normals, uniforms
+from neurorad.pretraining.draws import generator, moved, normals, uniforms
 from neurorad.problems import InputError
 
 EFFECTS = ("gamma", "contrast", "brightness", "bias", "blur", "noise", "low_resolution", "gibbs")
@@ -24,7 +26,7 @@ BIAS_KNOTS = 4
 class Intensity:
     """`probability` holds for each effect and sequence. `gamma`, `contrast`: largest factor g, drawn log-uniformly in
     [1/g, g]. `brightness`: largest shift as a fraction of the intensity range. `bias`: standard deviation of the log
-    of the bias field. `blur`: largest sigma in voxels. `low_resolution`: largest factor by which voxels grow. `gibbs`:
+    of the bias field's knots. `blur`: largest sigma in voxels. `low_resolution`: largest factor by which voxels grow. `gibbs`:
     largest part of k-space cut off along each axis. `noise`: largest standard deviation in units of the z-score.
     `sequence_dropout`: probability that a sequence is absent; one always stays."""
 
@@ -50,106 +52,165 @@ class Intensity:
         return getattr(self, effect) != (1 if effect in ("gamma", "contrast", "low_resolution") else 0)
 
 
+@dataclass(frozen=True)
+class Effect:
+    """`rows`: k numbers, ascending, of those that get the effect. `values` `[k, ...]`: how, on the device."""
+
+    rows: list[int]
+    values: Tensor
+
+    def among(self, start: int, stop: int) -> "Effect":
+        """On the rows from `start` up to `stop`, counted from `start`."""
+        first, last = bisect_left(self.rows, start), bisect_left(self.rows, stop)
+        return Effect([row - start for row in self.rows[first:last]], self.values[first:last])
+
+    def of(self, rows: Tensor) -> Tensor:
+        """`[R, ...] -> [k, ...]`: `rows` itself if all get the effect, else a copy of those that do."""
+        if len(self.rows) == len(rows):
+            return rows
+        return rows.index_select(0, moved(torch.tensor(self.rows), rows.device))
+
+    def each(self, rows: Tensor) -> list[Tensor]:
+        """Those that get the effect, one by one: PyTorch's deterministic kernel for writing by index sorts."""
+        return [rows[row] for row in self.rows]
+
+    def put(self, changed: Tensor, rows: Tensor) -> None:
+        """Write `changed` `[k, ...]` to where it came from."""
+        if changed is not rows:
+            torch._foreach_copy_(self.each(rows), list(changed.unbind(0)))
+
+
 def drawn(seeds: Sequence[int], channels: int, intensity: Intensity) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each effect the rows (sample * channels + sequence) that get it, and how strongly, in [-1, 1]; on the CPU."""
+    """Of each effect whether a row (sample * channels + sequence) gets it, and how strongly, in [-1, 1], else 0; on the CPU.
+    Sequences that are dropped get none."""
     draws = uniforms(seeds, "intensity", (2, len(EFFECTS), channels))
+    kept = keep_sequences(seeds, channels, intensity.sequence_dropout)
     found = {}
     for number, effect in enumerate(EFFECTS):
-        applied = draws[:, 0, number] < (intensity.probability if intensity.does(effect) else 0.0)
-        rows = applied.flatten().nonzero()[:, 0]
-        found[effect] = rows, 2 * draws[:, 1, number].flatten()[rows] - 1
+        applied = kept & (draws[:, 0, number] < (intensity.probability if intensity.does(effect) else 0.0))
+        found[effect] = applied.flatten(), (applied * (2 * draws[:, 1, number] - 1)).flatten()
     return found
 
 
-def change_intensity(view: Tensor, brain: Tensor, seeds: Sequence[int], intensity: Intensity) -> Tensor:
+def planned(
+    seeds: Sequence[int], channels: int, size: int, intensity: Intensity, device: torch.device
+) -> dict[str, Effect]:
+    """What to do to views `[B, channels, size, size, size]`, by row."""
+    draws = drawn(seeds, channels, intensity)
+    applied, strength = ({name: pair[number] for name, pair in draws.items()} for number in (0, 1))
+
+    def effect(values: Tensor, chosen: Tensor) -> Effect:
+        return Effect(chosen.nonzero()[:, 0].tolist(), moved(values[chosen], device))
+
+    scale = torch.stack([intensity.contrast ** strength["contrast"], intensity.brightness * strength["brightness"]], 1)
+    amounts = torch.stack([strength[name].abs() for name in ("blur", "low_resolution", "gibbs")], dim=1)
+    artefacts = effect(amounts, applied["blur"] | applied["low_resolution"] | applied["gibbs"])
+    if artefacts.rows:
+        artefacts = replace(artefacts, values=_artefacts(size, artefacts.values, intensity))
+    knots = normals(seeds, "bias", (channels, *[BIAS_KNOTS] * 3)).flatten(0, 1)
+    return {
+        "gamma": effect(intensity.gamma ** strength["gamma"], applied["gamma"]),
+        "bias": effect((intensity.bias * knots).exp(), applied["bias"]),
+        # Of all rows or none, as most get one of the two.
+        "scale": effect(scale, (applied["contrast"] | applied["brightness"]).any().expand(len(scale))),
+        "artefacts": artefacts,
+        "noise": effect(intensity.noise * strength["noise"].abs(), applied["noise"]),
+    }
+
+
+def change_intensity(
+    view: Tensor, brain: Tensor, seeds: Sequence[int], intensity: Intensity, together: int | None = None
+) -> Tensor:
     """Gamma, bias field, contrast, brightness, Gibbs ringing, blur, low resolution and noise, in this order.
 
     Gamma and bias act on intensities above the row's lowest, because z-scores are negative in half of the brain.
 
     Args:
         view: `[B, C, s, s, s]`, 0 outside the brain; it is overwritten and returned. brain: `[B, 1, s, s, s]`, 0 or 1.
+        together: numbers to change at a time, all if None; what comes out does not depend on it.
     """
-    rows, effects = view.flatten(0, 1), drawn(seeds, view.shape[1], intensity)
-    low = rows.flatten(1).amin(dim=1)[:, None, None, None]
-    span = rows.flatten(1).amax(dim=1)[:, None, None, None] - low
-    _gamma(rows, low, span, intensity.gamma, *effects["gamma"])
-    _bias(rows, low, seeds, view.shape[1], intensity.bias, effects["bias"][0])
-    _contrast_and_brightness(view, brain, span, intensity, effects)
-    # The background is 0, the mean of the brain, so blurring across the edge pulls towards the mean only.
-    view.mul_(brain)
-    _artefacts(rows, intensity, effects)
-    # An absent sequence has no span and gets no noise.
-    _noise(rows, seeds, (span > 0) * intensity.noise, *effects["noise"])
-    dropped = (~keep_sequences(seeds, view.shape[1], intensity.sequence_dropout)).flatten().nonzero()[:, 0].tolist()
+    count, channels, size, *_ = view.shape
+    rows, plan = view.flatten(0, 1), planned(seeds, channels, size, intensity, view.device)
+    noise = [generator(seed, "noise", view.device) for seed in seeds]
+    voxels = brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)[:, None, None]
+    # Whole samples, or one sequence of one.
+    samples = count if together is None else together // view[0].numel()
+    width, step = (channels, samples * channels) if samples else (1, 1)
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        own = slice(start // channels, start // channels + len(some) // width)
+        here = {name: effect.among(start, start + len(some)) for name, effect in plan.items()}
+        _change(some, brain[own], voxels[own], here, noise[own])
+    dropped = (~keep_sequences(seeds, channels, intensity.sequence_dropout)).flatten().nonzero()[:, 0].tolist()
     if dropped:
         torch._foreach_zero_([rows[row] for row in dropped])
-    return view.mul_(brain)
+    return view
 
 
-def _replace(rows: Tensor, chosen: Tensor, changed: Tensor) -> None:
-    """Not by index: PyTorch's deterministic kernel for that sorts."""
-    torch._foreach_copy_([rows[row] for row in chosen.tolist()], list(changed.unbind(0)))
-
-
-def _gamma(rows: Tensor, low: Tensor, span: Tensor, largest: float, chosen: Tensor, strength: Tensor) -> None:
-    """low + span ((x - low) / span) ^ g."""
-    if not len(chosen):
-        return
-    here = moved(chosen, rows.device)
-    exponent = moved(largest**strength, rows.device)[:, None, None, None]
-    # Exponential and logarithm are vectorised on the CPU, the power with many exponents is not.
-    logarithm = rows.index_select(0, here).sub_(low[here]).log_()
-    rest = (1 - exponent) * span[here].clamp_min(1e-6).log()
-    _replace(rows, chosen, torch.addcmul(rest, logarithm, exponent, out=logarithm).exp_().add_(low[here]))
-
-
-def _bias(rows: Tensor, low: Tensor, seeds: Sequence[int], channels: int, deviation: float, chosen: Tensor) -> None:
-    """low + (x - low) exp(field), a field between normal knots."""
-    if not len(chosen):
-        return
-    here = moved(chosen, rows.device)
-    knots = deviation * normals(seeds, "bias", (channels, *[BIAS_KNOTS] * 3)).flatten(0, 1)[chosen]
-    matrix = linear_matrix(rows.shape[-1], BIAS_KNOTS).expand(len(chosen), -1, -1)
-    field = along_axes(moved(knots, rows.device), moved(matrix.contiguous(), rows.device))
-    _replace(rows, chosen, torch.lerp(low[here], rows.index_select(0, here), field.exp_()))
-
-
-def _contrast_and_brightness(
-    view: Tensor, brain: Tensor, span: Tensor, intensity: Intensity, effects: dict[str, tuple[Tensor, Tensor]]
+def _change(
+    rows: Tensor, brain: Tensor, voxels: Tensor, plan: dict[str, Effect], noise: Sequence[torch.Generator]
 ) -> None:
-    """(x - mean) c + mean + b span, with the mean over the brain."""
-    (scaled, contrast), (shifted, brightness) = effects["contrast"], effects["brightness"]
-    if not len(scaled) + len(shifted):
-        return
-    factor, shift = torch.ones(len(span)), torch.zeros(len(span))
-    factor[scaled], shift[shifted] = intensity.contrast**contrast, intensity.brightness * brightness
-    factor, shift = moved(torch.stack([factor, shift]), view.device).view(2, *view.shape[:2], 1, 1, 1)
-    mean = view.flatten(2) @ brain.flatten(2).transpose(1, 2) / brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)[:, None, None]
-    rest = (1 - factor) * mean[..., None, None] + shift * span.view_as(shift)
-    torch.addcmul(rest, view, factor, out=view)
+    """`rows` `[b w, s, s, s]` of samples with `brain` `[b, 1, s, s, s]` of `voxels` `[b, 1, 1]`."""
+    low = _cubes(rows.flatten(1).amin(dim=1))
+    span = _cubes(rows.flatten(1).amax(dim=1)) - low
+    view = rows.unflatten(0, (len(brain), -1))
+    if plan["gamma"].rows:
+        _gamma(rows, low, span, plan["gamma"])
+    if plan["bias"].rows:
+        _bias(rows, low, plan["bias"])
+    if plan["scale"].rows:
+        _contrast_and_brightness(view, brain, voxels, span, plan["scale"].values)
+    if plan["artefacts"].rows:
+        # The background is 0, the mean of the brain, so blurring across the edge pulls towards the mean only.
+        view.mul_(brain)
+        plan["artefacts"].put(along_axes(plan["artefacts"].of(rows), plan["artefacts"].values), rows)
+    if plan["noise"].rows:
+        _noise(rows, span, plan["noise"], noise)
+    view.mul_(brain)
 
 
-def _artefacts(rows: Tensor, intensity: Intensity, effects: dict[str, tuple[Tensor, Tensor]]) -> None:
-    amounts = torch.zeros(3, len(rows))
-    for amount, effect in zip(amounts, ("blur", "low_resolution", "gibbs"), strict=True):
-        chosen, strength = effects[effect]
-        amount[chosen] = strength.abs()
-    chosen = amounts.any(dim=0).nonzero()[:, 0]
-    if not len(chosen):
-        return
-    size, (blur, low_resolution, gibbs) = rows.shape[-1], moved(amounts[:, chosen].contiguous(), rows.device)
+def _cubes(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _gamma(rows: Tensor, low: Tensor, span: Tensor, gamma: Effect) -> None:
+    """low + span ((x - low) / span) ^ g."""
+    chosen, low, exponent = gamma.of(rows), gamma.of(low), _cubes(gamma.values)
+    # Exponential and logarithm are vectorised on the CPU, the power with many exponents is not.
+    rest = (1 - exponent) * gamma.of(span).clamp_min(1e-6).log()
+    gamma.put(chosen.sub_(low).log_().mul_(exponent).add_(rest).exp_().add_(low), rows)
+
+
+def _bias(rows: Tensor, low: Tensor, bias: Effect) -> None:
+    """low + (x - low) field, linear between log-normal knots."""
+    matrix = moved(linear_matrix(rows.shape[-1], BIAS_KNOTS), rows.device).expand(len(bias.rows), -1, -1)
+    field, chosen = along_axes(bias.values, matrix), bias.of(rows)
+    bias.put(torch.lerp(bias.of(low), chosen, field, out=chosen), rows)
+
+
+def _contrast_and_brightness(view: Tensor, brain: Tensor, voxels: Tensor, span: Tensor, scale: Tensor) -> None:
+    """(x - mean) c + mean + b span, with the mean over the brain; `scale` `[b w, 2]`: c and b."""
+    factor, shift = scale.T.reshape(2, *view.shape[:2], 1, 1, 1)
+    mean = (view.flatten(2) @ brain.flatten(2).transpose(1, 2) / voxels)[..., None, None]
+    # Not addcmul, which is not vectorised for factors and sums that hold for many numbers.
+    view.mul_(factor).add_((1 - factor) * mean + shift * span.view_as(shift))
+
+
+def _artefacts(size: int, amounts: Tensor, intensity: Intensity) -> Tensor:
+    """`[k, 3]` in [0, 1] of blur, low resolution and Gibbs ringing `-> [k, size, size]`."""
+    blur, low_resolution, gibbs = amounts.T
     matrix = low_resolution_matrix(size, 1 + (intensity.low_resolution - 1) * low_resolution)
-    matrix = matrix @ blur_matrix(size, intensity.blur * blur) @ gibbs_matrix(size, intensity.gibbs * gibbs)
-    _replace(rows, chosen, along_axes(rows.index_select(0, moved(chosen, rows.device)), matrix))
+    return matrix @ blur_matrix(size, intensity.blur * blur) @ gibbs_matrix(size, intensity.gibbs * gibbs)
 
 
-def _noise(rows: Tensor, seeds: Sequence[int], largest: Tensor, chosen: Tensor, strength: Tensor) -> None:
-    if not len(chosen):
-        return
-    counts = torch.bincount(chosen * len(seeds) // len(rows), minlength=len(seeds)).tolist()
-    deviation = moved(strength.abs(), rows.device)[:, None, None, None] * largest[moved(chosen, rows.device)]
-    noise = noise_rows(seeds, counts, rows.shape[1:], rows.device).mul_(deviation)
-    torch._foreach_add_([rows[row] for row in chosen.tolist()], list(noise.unbind(0)))
+def _noise(rows: Tensor, span: Tensor, effect: Effect, noise: Sequence[torch.Generator]) -> None:
+    """`noise`: of each sample, on the device: too many numbers to move. Other devices draw other ones."""
+    numbers = torch.empty(len(effect.rows), *rows.shape[1:], device=rows.device)
+    for row, own in zip(effect.rows, numbers, strict=True):
+        own.normal_(generator=noise[row * len(noise) // len(rows)])
+    # An absent sequence has no span and gets no noise.
+    numbers.mul_(_cubes(effect.values) * (effect.of(span) > 0))
+    torch._foreach_add_(effect.each(rows), list(numbers.unbind(0)))
 
 
 def keep_sequences(seeds: Sequence[int], channels: int, dropout: float) -> Tensor:

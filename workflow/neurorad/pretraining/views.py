@@ -10,9 +10,9 @@ from neurorad.pretraining.geometry import DRAWS, Crop, Geometry, Sampler, placed
 from neurorad.pretraining.intensity import Intensity, change_intensity
 from neurorad.seeds import seed_of
 
-CACHED = 2**20
-"""Numbers that a CPU changes at a time: a view of four sequences of 64^3, so that they stay in its cache. A GPU changes
-the whole batch at once."""
+CACHED = 2**18
+"""Numbers that a CPU works on at a time, so that they stay in its cache: a sequence of a view of 64^3, or some slices of a
+volume. A GPU works on all at once."""
 
 
 @torch.no_grad()
@@ -32,10 +32,7 @@ def make_views(
     views = sampled(volumes, share, own, crops, geometry)
     if intensity is not None:
         for (view, brain), view_seeds in zip(views, own, strict=True):
-            together = len(view) if view.is_cuda else max(1, CACHED // view[0].numel())
-            for start in range(0, len(view), together):
-                part = slice(start, start + together)
-                change_intensity(view[part], brain[part], view_seeds[part], intensity)
+            change_intensity(view, brain, view_seeds, intensity, None if view.is_cuda else CACHED)
     return [view for view, _ in views]
 
 
@@ -54,23 +51,34 @@ def sampled(
         samplers.append(Sampler(*places, shape, crop.size, device))
         view, brain = (torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1))
         views.append((view, brain))
-    # Of every volume only the box that the views see is filled in.
-    slices = torch.zeros(shape[0], channels + 1, *shape[1:], device=device)
+    together = shape[0] if device.type == "cuda" else max(1, CACHED // ((channels + 1) * shape[1] * shape[2]))
+    slices = torch.zeros(together, channels + 1, *shape[1:], device=device)
     for sample, volume in enumerate(volumes):
-        boxes = [sampler.seen[sample] for sampler in samplers]
-        box = [slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True)]
-        part = slices[box[0], :, box[1], box[2]]
-        part[:, :-1] = volume[:, *box].transpose(0, 1)
-        # The last channel is the brain, where any sequence is not 0.
-        squares = part[:, 0].square()
-        for channel in range(1, channels):
-            squares.addcmul_(part[:, channel], part[:, channel])
-        part[:, -1] = squares.sign_()
-        for sampler, (view, brain) in zip(samplers, views, strict=True):
-            found = sampler.view(sample, slices)
+        seen = [sampler.seen[sample] for sampler in samplers]
+        # Of every volume only the box that the views see is filled in.
+        box = [slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*seen, strict=True)]
+        within: list[list[Tensor]] = [[] for _ in samplers]
+        for first in range(box[0].start, box[0].stop, together):
+            last = min(first + together, box[0].stop)
+            _fill(slices[: last - first, :, *box[1:]], volume[:, first:last, *box[1:]])
+            for sampler, parts, (along, *_) in zip(samplers, within, seen, strict=True):
+                start, stop = max(first, along.start), min(last, along.stop)
+                if start < stop:
+                    parts.append(sampler.within(sample, slices[start - first : stop - first], start))
+        for sampler, parts, (view, brain) in zip(samplers, within, views, strict=True):
+            found = sampler.between(sample, parts[0] if len(parts) == 1 else torch.cat(parts))
             coverage = found[-1:]
             # Above a half.
             torch.round(coverage, out=brain[sample])
             # Dividing by the coverage keeps the background out of the interpolated brain edge.
             torch.mul(found[:-1], brain[sample] / coverage.clamp_min(0.5), out=view[sample])
     return views
+
+
+def _fill(slices: Tensor, volume: Tensor) -> None:
+    """`[n, C + 1, h, w]` of a volume `[C, n, h, w]`; the last channel is the brain, where any sequence is not 0."""
+    slices[:, :-1] = volume.transpose(0, 1)
+    squares = slices[:, 0].square()
+    for channel in range(1, len(volume)):
+        squares.addcmul_(slices[:, channel], slices[:, channel])
+    torch.sign(squares, out=slices[:, -1])
