@@ -25,7 +25,7 @@ from published_pipeline import published_pipeline
 
 from neurorad import RESOURCES, volumes
 from neurorad.pretraining import engine
-from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.devices import keep_freed_memory, make_fabric
 from neurorad.pretraining.engine import make_batches, take_step
 from neurorad.pretraining.geometry import Crop, brain_share
 from neurorad.pretraining.presets import read_preset
@@ -294,32 +294,37 @@ def two_ranks(folder: Path) -> list[tuple[str, str]]:
     """(f) samples/s of two ranks of one thread over one such process, batch 8, in turns: one that has the machine for itself,
     and one beside which another has the second core, as two busy cores may be slower than one."""
 
-    def rate(ranks: int) -> float:
-        command = [sys.executable, __file__, "--rank-of", str(ranks)]
+    def rate(ranks: int, size: str) -> float:
+        command = [sys.executable, __file__, "--rank-of", str(ranks), "--sizes", size]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
-    alone, beside, both = [], [], []
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(3):
-            alone.append(rate(1))
-            beside += pool.map(rate, (1, 1))
-            both.append(rate(2))
-    one, busy, two = (statistics.median(each) for each in (alone, beside, both))
-    return [
-        (
-            "f: samples/s of two ranks over one process (byol, resnet10/16, batch 8)",
-            f"{two / one:.2f} x one alone, {two / busy:.2f} x one beside which another runs (at least 1.6); "
-            f"{two:.1f}, {one:.1f} and {busy:.1f}",
+    rows = []
+    for size, what in (("resnet10", "resnet10/16, 32^3"), ("resnet50", "resnet50, 64^3")):
+        alone, beside, both = [], [], []
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(3):
+                alone.append(rate(1, size))
+                beside += pool.map(rate, (1, 1), (size, size))
+                both.append(rate(2, size))
+        one, busy, two = (statistics.median(each) for each in (alone, beside, both))
+        rows.append(
+            (
+                f"f: samples/s of two ranks over one process (byol, {what}, batch 8)",
+                f"{two / one:.2f} x one alone, {two / busy:.2f} x one beside which another runs (at least 1.6); "
+                f"{two:.2f}, {one:.2f} and {busy:.2f}",
+            )
         )
-    ]
+    return rows
 
 
-def samples_per_second(count: int) -> None:
+def samples_per_second(count: int, size: str) -> None:
     fabric = make_fabric(torch.device("cpu"), count)
     torch.set_num_threads(1)
-    run = small_run("byol")
+    run, shape, steps = small_run("byol"), (48, 64, 48), 17
+    if size == "resnet50":
+        run, shape, steps = large(run), (96, 112, 96), 6
     with tempfile.TemporaryDirectory() as name:
-        scans = stored_scans(Path(name), 16, (48, 64, 48))
+        scans = stored_scans(Path(name), 16, shape)
     progress = start(run, scans, fabric)
     scans.kept.update({n: np.random.default_rng(n).normal(size=scans.shape).astype(np.float16) for n in range(16)})
     taken, began = [], time.perf_counter()
@@ -327,7 +332,7 @@ def samples_per_second(count: int) -> None:
         take_step(run, scans, progress, batches, groups, names, fabric)
         taken.append(time.perf_counter() - began)
         began = time.perf_counter()
-        if progress.step == 9:
+        if progress.step == steps:
             break
     if fabric.is_global_zero:
         print(8 / statistics.median(taken[1:]))
@@ -354,8 +359,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.rank_of:
-        samples_per_second(args.rank_of)
+        samples_per_second(args.rank_of, args.sizes[0])
         return
+    # As in training, for what it is compared with too.
+    keep_freed_memory()
     print(f"{os.cpu_count()} cores, {args.threads} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     for part in args.only:
         with tempfile.TemporaryDirectory() as name:

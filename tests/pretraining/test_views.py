@@ -140,7 +140,7 @@ def test_only_the_box_that_a_view_sees_is_needed(monkeypatch):
         sampler = Sampler(*places, (40, 36, 44), crop.size, volumes.device)
         for sample in range(count):
             whole = torch.cat([volumes[sample], torch.ones(1, 40, 36, 44)]).transpose(0, 1).contiguous()
-            expected = sampler.between(sample, sampler.within(sample, whole, 0))
+            expected = sampler.between(sample, sampler.within(sample, whole, 0), slice(None))
             torch.testing.assert_close(brain[sample], (expected[4:] > 0.5).float())
             wanted = expected[:4] / expected[4:].clamp_min(0.5) * brain[sample]
             torch.testing.assert_close(view[sample], wanted, atol=1e-4, rtol=0)
@@ -244,7 +244,8 @@ def test_geometry_is_monais_affine_of_the_drawn_angles_scales_and_mirrors(smooth
         # Where no neighbour lies outside.
         inner = torch.as_tensor(monai(torch.nn.functional.pad(torch.ones(1, 20, 20, 20), (2,) * 6)))[0] > 0.999
         (first, *_) = sampler.seen[sample]
-        ours = sampler.between(sample, sampler.within(sample, volumes[sample].transpose(0, 1)[first], first.start))
+        within = sampler.within(sample, volumes[sample].transpose(0, 1)[first], first.start)
+        ours = sampler.between(sample, within, slice(None))
         assert inner.float().mean() > 0.4
         assert theirs[:, inner].std() > 0.1
         difference = (ours - theirs)[:, inner]

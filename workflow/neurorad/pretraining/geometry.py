@@ -157,10 +157,12 @@ class Sampler:
         places = self.by_slice[sample, first : first + len(slices), None] + self.by_place[sample]
         return functional.grid_sample(slices, places.unflatten(-1, (-1, 2)), align_corners=False)
 
-    def between(self, sample: int, within: Tensor) -> Tensor:
-        """`[n, C, s, s]`, what `within` makes of all slices seen, `-> [C, s, s, s]`; 0 outside the volume."""
+    def between(self, sample: int, within: Tensor, part: slice) -> Tensor:
+        """A `part` of the view along its axis 1, of p places: `[n, C, p, s]` of what `within` makes of all slices seen
+        `-> [C, s, p, s]`; 0 outside the volume."""
         factor, offset = self.across[sample]
-        torch.add(self.by_line[sample] * factor - offset, self.by_last[sample] * factor, out=self.places[..., 1])
+        places = self.places[: within.shape[2]]
+        torch.add(self.by_line[sample, part] * factor - offset, self.by_last[sample] * factor, out=places[..., 1])
         # Images of slices and places along axis 2, one for each place along axis 1.
-        images = functional.grid_sample(within.permute(2, 1, 0, 3), self.places, align_corners=False)
+        images = functional.grid_sample(within.permute(2, 1, 0, 3), places, align_corners=False)
         return images.permute(1, 2, 0, 3)

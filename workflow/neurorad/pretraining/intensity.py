@@ -26,7 +26,7 @@ BIAS_KNOTS = 4
 class Intensity:
     """`probability` holds for each effect and sequence. `gamma`, `contrast`: largest factor g, drawn log-uniformly in
     [1/g, g]. `brightness`: largest shift as a fraction of the intensity range. `bias`: standard deviation of the log
-    of the bias field's knots. `blur`: largest sigma in voxels. `low_resolution`: largest factor by which voxels grow. `gibbs`:
+    of the bias field. `blur`: largest sigma in voxels. `low_resolution`: largest factor by which voxels grow. `gibbs`:
     largest part of k-space cut off along each axis. `noise`: largest standard deviation in units of the z-score.
     `sequence_dropout`: probability that a sequence is absent; one always stays."""
 
@@ -110,7 +110,7 @@ def planned(
     knots = normals(seeds, "bias", (channels, *[BIAS_KNOTS] * 3)).flatten(0, 1)
     return {
         "gamma": effect(intensity.gamma ** strength["gamma"], applied["gamma"]),
-        "bias": effect((intensity.bias * knots).exp(), applied["bias"]),
+        "bias": effect(intensity.bias * knots, applied["bias"]),
         # Of all rows or none, as most get one of the two.
         "scale": effect(scale, (applied["contrast"] | applied["brightness"]).any().expand(len(scale))),
         "artefacts": artefacts,
@@ -182,9 +182,9 @@ def _gamma(rows: Tensor, low: Tensor, span: Tensor, gamma: Effect) -> None:
 
 
 def _bias(rows: Tensor, low: Tensor, bias: Effect) -> None:
-    """low + (x - low) field, linear between log-normal knots."""
+    """low + (x - low) exp(field), a field between normal knots."""
     matrix = moved(linear_matrix(rows.shape[-1], BIAS_KNOTS), rows.device).expand(len(bias.rows), -1, -1)
-    field, chosen = along_axes(bias.values, matrix), bias.of(rows)
+    field, chosen = along_axes(bias.values, matrix).exp_(), bias.of(rows)
     bias.put(torch.lerp(bias.of(low), chosen, field, out=chosen), rows)
 
 

@@ -10,8 +10,8 @@ from neurorad.pretraining.geometry import DRAWS, Crop, Geometry, Sampler, placed
 from neurorad.pretraining.intensity import Intensity, change_intensity
 from neurorad.seeds import seed_of
 
-CACHED = 2**18
-"""Numbers that a CPU works on at a time, so that they stay in its cache: a sequence of a view of 64^3, or some slices of a
+CACHED = 2**19
+"""Numbers that a CPU works on at a time, so that they stay in its cache: two sequences of a view of 64^3, or some slices of a
 volume. A GPU works on all at once."""
 
 
@@ -51,28 +51,50 @@ def sampled(
         samplers.append(Sampler(*places, shape, crop.size, device))
         view, brain = (torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1))
         views.append((view, brain))
-    together = shape[0] if device.type == "cuda" else max(1, CACHED // ((channels + 1) * shape[1] * shape[2]))
-    slices = torch.zeros(together, channels + 1, *shape[1:], device=device)
+    depth, height, width = shape
+    together = _together(depth, height, width, channels, device)
+    slices = torch.zeros(together, channels + 1, height, width, device=device)
     for sample, volume in enumerate(volumes):
-        seen = [sampler.seen[sample] for sampler in samplers]
-        # Of every volume only the box that the views see is filled in.
-        box = [slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*seen, strict=True)]
-        within: list[list[Tensor]] = [[] for _ in samplers]
-        for first in range(box[0].start, box[0].stop, together):
-            last = min(first + together, box[0].stop)
-            _fill(slices[: last - first, :, *box[1:]], volume[:, first:last, *box[1:]])
-            for sampler, parts, (along, *_) in zip(samplers, within, seen, strict=True):
-                start, stop = max(first, along.start), min(last, along.stop)
-                if start < stop:
-                    parts.append(sampler.within(sample, slices[start - first : stop - first], start))
-        for sampler, parts, (view, brain) in zip(samplers, within, views, strict=True):
-            found = sampler.between(sample, parts[0] if len(parts) == 1 else torch.cat(parts))
-            coverage = found[-1:]
-            # Above a half.
-            torch.round(coverage, out=brain[sample])
-            # Dividing by the coverage keeps the background out of the interpolated brain edge.
-            torch.mul(found[:-1], brain[sample] / coverage.clamp_min(0.5), out=view[sample])
+        within = _within(sample, volume, samplers, slices)
+        for sampler, slabs, (view, brain) in zip(samplers, within, views, strict=True):
+            _between(sample, sampler, slabs, view[sample], brain[sample])
     return views
+
+
+def _together(count: int, height: int, width: int, channels: int, device: torch.device) -> int:
+    """How many of `count` images of all channels and the brain to work on at a time."""
+    return count if device.type == "cuda" else max(1, CACHED // ((channels + 1) * height * width))
+
+
+def _within(sample: int, volume: Tensor, samplers: Sequence[Sampler], slices: Tensor) -> list[list[Tensor]]:
+    """Of each sampler the slices of the volume that it sees, sampled, as many at a time as `slices` has room for."""
+    seen = [sampler.seen[sample] for sampler in samplers]
+    # Only the box that the views see is filled in.
+    box = [slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*seen, strict=True)]
+    slabs: list[list[Tensor]] = [[] for _ in samplers]
+    for first in range(box[0].start, box[0].stop, len(slices)):
+        last = min(first + len(slices), box[0].stop)
+        _fill(slices[: last - first, :, *box[1:]], volume[:, first:last, *box[1:]])
+        for sampler, found, (along, *_) in zip(samplers, slabs, seen, strict=True):
+            start, stop = max(first, along.start), min(last, along.stop)
+            if start < stop:
+                found.append(sampler.within(sample, slices[start - first : stop - first], start))
+    return slabs
+
+
+def _between(sample: int, sampler: Sampler, slabs: Sequence[Tensor], view: Tensor, brain: Tensor) -> None:
+    """Fill `view` `[C, s, s, s]` and `brain` `[1, s, s, s]`."""
+    channels, size, *_ = view.shape
+    together = _together(size, sum(len(slab) for slab in slabs), size, channels, view.device)
+    for first in range(0, size, together):
+        part = slice(first, first + together)
+        lines = [slab[:, :, part] for slab in slabs]
+        found = sampler.between(sample, lines[0] if len(lines) == 1 else torch.cat(lines), part)
+        coverage = found[-1:]
+        # Above a half.
+        covered = torch.round(coverage, out=brain[:, :, part])
+        # Dividing by the coverage keeps the background out of the interpolated brain edge.
+        torch.mul(found[:-1], covered / coverage.clamp_min(0.5), out=view[:, :, part])
 
 
 def _fill(slices: Tensor, volume: Tensor) -> None:
