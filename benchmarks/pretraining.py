@@ -241,7 +241,8 @@ def views_against_monai(
 
     source, size = torch.randn(8, 4, 96, 96, 96), 64
     preset = read_preset(RESOURCES / "presets.yaml", "demo", "byol")
-    one = preset.intensity
+    # A sequence that is dropped needs no other change, and MONAI drops none.
+    one = replace(preset.intensity, sequence_dropout=0.0)
     each = mt.Compose(
         [
             mt.RandSpatialCrop([48] * 3, max_roi_size=[96] * 3, random_size=True),

@@ -51,8 +51,11 @@ def make_fabric(device: torch.device, count: int = 1) -> Fabric:
 
 
 def keep_freed_memory() -> None:
-    """Let this process use freed memory again. Else glibc gives large tensors back to the system, which then fills each page
-    of the next one with zeros: a tenth of a step on one CPU, and more where several processes do it at once."""
+    """Let this process use again what its main thread frees, until it ends.
+
+    Else glibc gives large tensors back to the system, which then fills each page of the next one with zeros: a tenth of a step
+    on one CPU, and more where several processes do it at once.
+    """
     libc = ctypes.CDLL(None)
     # Other C libraries have no such call.
     if hasattr(libc, "mallopt"):

@@ -88,7 +88,8 @@ def placed(share: Tensor, draws: Tensor, shape: Sequence[int], crop: Crop, geome
 def box_seen(centre: Tensor, axes: Tensor, shape: Sequence[int]) -> list[tuple[slice, ...]]:
     """Of each view the part of the volume that it is interpolated from, along each axis."""
     reach = axes.abs().sum(dim=2)
-    # Neighbours, and within a slice where the lines between slices end beyond the view: at most sqrt(2) voxels, up to 45 degrees.
+    # Neighbours, and within a slice where the lines between slices end beyond the view: at most 1.71 voxels, with three angles of
+    # 45 degrees.
     margin = torch.tensor([1, 3, 3])
     first, last = (centre - reach).floor().long() - margin, (centre + reach).ceil().long() + margin
     return [

@@ -8,6 +8,7 @@ changes all of a batch at once.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -66,9 +67,12 @@ class Effect:
 
     def of(self, rows: Tensor) -> Tensor:
         """`[R, ...] -> [k, ...]`: `rows` itself if all get the effect, else a copy of those that do."""
-        if len(self.rows) == len(rows):
-            return rows
-        return rows.index_select(0, moved(torch.tensor(self.rows), rows.device))
+        return rows if len(self.rows) == len(rows) else rows.index_select(0, self.index)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """`rows` on the device."""
+        return moved(torch.tensor(self.rows), self.values.device)
 
     def each(self, rows: Tensor) -> list[Tensor]:
         """Those that get the effect, one by one: PyTorch's deterministic kernel for writing by index sorts."""
@@ -127,7 +131,7 @@ def change_intensity(
 
     Args:
         view: `[B, C, s, s, s]`, 0 outside the brain; it is overwritten and returned. brain: `[B, 1, s, s, s]`, 0 or 1.
-        together: numbers to change at a time, all if None; what comes out does not depend on it.
+        together: numbers to change at a time, at least one sequence, all if None; what comes out does not depend on it.
     """
     count, channels, size, *_ = view.shape
     rows, plan = view.flatten(0, 1), planned(seeds, channels, size, intensity, view.device)

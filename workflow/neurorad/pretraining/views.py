@@ -11,8 +11,8 @@ from neurorad.pretraining.intensity import Intensity, change_intensity
 from neurorad.seeds import seed_of
 
 CACHED = 2**19
-"""Numbers that a CPU works on at a time, so that they stay in its cache: two sequences of a view of 64^3, or some slices of a
-volume. A GPU works on all at once."""
+"""Numbers that a thread works on at a time, so that they stay in its core's cache: some slices of a volume, or sequences of a
+view (at least one of either). A GPU works on all at once."""
 
 
 @torch.no_grad()
@@ -32,7 +32,8 @@ def make_views(
     views = sampled(volumes, share, own, crops, geometry)
     if intensity is not None:
         for (view, brain), view_seeds in zip(views, own, strict=True):
-            change_intensity(view, brain, view_seeds, intensity, None if view.is_cuda else CACHED)
+            together = None if view.is_cuda else CACHED * torch.get_num_threads()
+            change_intensity(view, brain, view_seeds, intensity, together)
     return [view for view, _ in views]
 
 
@@ -63,7 +64,9 @@ def sampled(
 
 def _together(count: int, height: int, width: int, channels: int, device: torch.device) -> int:
     """How many of `count` images of all channels and the brain to work on at a time."""
-    return count if device.type == "cuda" else max(1, CACHED // ((channels + 1) * height * width))
+    # PyTorch divides images over its threads.
+    cached = CACHED * torch.get_num_threads() // ((channels + 1) * height * width)
+    return count if device.type == "cuda" else max(1, cached)
 
 
 def _within(sample: int, volume: Tensor, samplers: Sequence[Sampler], slices: Tensor) -> list[list[Tensor]]:
