@@ -312,7 +312,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def has_dicom_mark(path: Path) -> bool:
-    """Whether a file's fourth word says DICOM."""
+    """Whether a file has DICOM's mark, after a preamble of 128 bytes."""
     with open(path, "rb") as stream:
         return stream.read(132)[128:] == b"DICM"
 

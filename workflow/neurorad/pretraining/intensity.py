@@ -5,6 +5,7 @@ other, and the host still waits for nothing. A CPU changes one sequence after th
 changes all of a batch at once.
 """
 
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,24 +85,22 @@ class Effect:
             torch._foreach_copy_(self.each(rows), list(changed.unbind(0)))
 
 
-def drawn(seeds: Sequence[int], channels: int, intensity: Intensity) -> dict[str, tuple[Tensor, Tensor]]:
-    """Of each effect whether a row (sample * channels + sequence) gets it, and how strongly, in [-1, 1], else 0; on the CPU.
-    Sequences that are dropped get none."""
-    draws = uniforms(seeds, "intensity", (2, len(EFFECTS), channels))
-    kept = keep_sequences(seeds, channels, intensity.sequence_dropout)
-    found = {}
+def drawn(seeds: Sequence[int], kept: Tensor, intensity: Intensity) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of each effect whether a row (sample * sequences + sequence) gets it, and how strongly, in [-1, 1], else 0; on the CPU.
+    Sequences that are not `kept` `[B, C]` get none."""
+    draws = uniforms(seeds, "intensity", (2, len(EFFECTS), kept.shape[1]))
+    applied, strength = {}, {}
     for number, effect in enumerate(EFFECTS):
-        applied = kept & (draws[:, 0, number] < (intensity.probability if intensity.does(effect) else 0.0))
-        found[effect] = applied.flatten(), (applied * (2 * draws[:, 1, number] - 1)).flatten()
-    return found
+        gets = kept & (draws[:, 0, number] < (intensity.probability if intensity.does(effect) else 0.0))
+        applied[effect], strength[effect] = gets.flatten(), (gets * (2 * draws[:, 1, number] - 1)).flatten()
+    return applied, strength
 
 
 def planned(
-    seeds: Sequence[int], channels: int, size: int, intensity: Intensity, device: torch.device
+    seeds: Sequence[int], kept: Tensor, size: int, intensity: Intensity, device: torch.device
 ) -> dict[str, Effect]:
-    """What to do to views `[B, channels, size, size, size]`, by row."""
-    draws = drawn(seeds, channels, intensity)
-    applied, strength = ({name: pair[number] for name, pair in draws.items()} for number in (0, 1))
+    """What to do to views `[B, C, size, size, size]`, by row; nothing to sequences that are not `kept` `[B, C]`."""
+    applied, strength = drawn(seeds, kept, intensity)
 
     def effect(values: Tensor, chosen: Tensor) -> Effect:
         return Effect(chosen.nonzero()[:, 0].tolist(), moved(values[chosen], device))
@@ -111,7 +110,7 @@ def planned(
     artefacts = effect(amounts, applied["blur"] | applied["low_resolution"] | applied["gibbs"])
     if artefacts.rows:
         artefacts = replace(artefacts, values=_artefacts(size, artefacts.values, intensity))
-    knots = normals(seeds, "bias", (channels, *[BIAS_KNOTS] * 3)).flatten(0, 1)
+    knots = normals(seeds, "bias", (kept.shape[1], *[BIAS_KNOTS] * 3)).flatten(0, 1)
     return {
         "gamma": effect(intensity.gamma ** strength["gamma"], applied["gamma"]),
         "bias": effect(intensity.bias * knots, applied["bias"]),
@@ -123,7 +122,7 @@ def planned(
 
 
 def change_intensity(
-    view: Tensor, brain: Tensor, seeds: Sequence[int], intensity: Intensity, together: int | None = None
+    view: Tensor, brain: Tensor, seeds: Sequence[int], intensity: Intensity, together: int = sys.maxsize
 ) -> Tensor:
     """Gamma, bias field, contrast, brightness, Gibbs ringing, blur, low resolution and noise, in this order.
 
@@ -131,21 +130,22 @@ def change_intensity(
 
     Args:
         view: `[B, C, s, s, s]`, 0 outside the brain; it is overwritten and returned. brain: `[B, 1, s, s, s]`, 0 or 1.
-        together: numbers to change at a time, at least one sequence, all if None; what comes out does not depend on it.
+        together: numbers to change at a time, at least one sequence; what comes out does not depend on it.
     """
-    count, channels, size, *_ = view.shape
-    rows, plan = view.flatten(0, 1), planned(seeds, channels, size, intensity, view.device)
+    _, channels, size, *_ = view.shape
+    kept = keep_sequences(seeds, channels, intensity.sequence_dropout)
+    rows, plan = view.flatten(0, 1), planned(seeds, kept, size, intensity, view.device)
     noise = [generator(seed, "noise", view.device) for seed in seeds]
     voxels = brain.sum(dim=(1, 2, 3, 4)).clamp_min(1)[:, None, None]
     # Whole samples, or one sequence of one.
-    samples = count if together is None else together // view[0].numel()
+    samples = together // view[0].numel()
     width, step = (channels, samples * channels) if samples else (1, 1)
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         own = slice(start // channels, start // channels + len(some) // width)
         here = {name: effect.among(start, start + len(some)) for name, effect in plan.items()}
         _change(some, brain[own], voxels[own], here, noise[own])
-    dropped = (~keep_sequences(seeds, channels, intensity.sequence_dropout)).flatten().nonzero()[:, 0].tolist()
+    dropped = (~kept).flatten().nonzero()[:, 0].tolist()
     if dropped:
         torch._foreach_zero_([rows[row] for row in dropped])
     return view

@@ -1,5 +1,6 @@
 """Random views of a batch of volumes, made on the device that trains; each sample has its own seed."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -32,8 +33,7 @@ def make_views(
     views = sampled(volumes, share, own, crops, geometry)
     if intensity is not None:
         for (view, brain), view_seeds in zip(views, own, strict=True):
-            together = None if view.is_cuda else CACHED * torch.get_num_threads()
-            change_intensity(view, brain, view_seeds, intensity, together)
+            change_intensity(view, brain, view_seeds, intensity, _at_a_time(view.device))
     return [view for view, _ in views]
 
 
@@ -53,8 +53,8 @@ def sampled(
         view, brain = (torch.empty(count, c, *[crop.size] * 3, device=device) for c in (channels, 1))
         views.append((view, brain))
     depth, height, width = shape
-    together = _together(depth, height, width, channels, device)
-    slices = torch.zeros(together, channels + 1, height, width, device=device)
+    together = max(1, _at_a_time(device) // ((channels + 1) * height * width))
+    slices = torch.zeros(min(depth, together), channels + 1, height, width, device=device)
     for sample, volume in enumerate(volumes):
         within = _within(sample, volume, samplers, slices)
         for sampler, slabs, (view, brain) in zip(samplers, within, views, strict=True):
@@ -62,11 +62,9 @@ def sampled(
     return views
 
 
-def _together(count: int, height: int, width: int, channels: int, device: torch.device) -> int:
-    """How many of `count` images of all channels and the brain to work on at a time."""
-    # PyTorch divides images over its threads.
-    cached = CACHED * torch.get_num_threads() // ((channels + 1) * height * width)
-    return count if device.type == "cuda" else max(1, cached)
+def _at_a_time(device: torch.device) -> int:
+    """Numbers."""
+    return sys.maxsize if device.type == "cuda" else CACHED * torch.get_num_threads()
 
 
 def _within(sample: int, volume: Tensor, samplers: Sequence[Sampler], slices: Tensor) -> list[list[Tensor]]:
@@ -88,7 +86,8 @@ def _within(sample: int, volume: Tensor, samplers: Sequence[Sampler], slices: Te
 def _between(sample: int, sampler: Sampler, slabs: Sequence[Tensor], view: Tensor, brain: Tensor) -> None:
     """Fill `view` `[C, s, s, s]` and `brain` `[1, s, s, s]`."""
     channels, size, *_ = view.shape
-    together = _together(size, sum(len(slab) for slab in slabs), size, channels, view.device)
+    line = sum(len(slab) for slab in slabs) * (channels + 1) * size
+    together = max(1, _at_a_time(view.device) // line)
     for first in range(0, size, together):
         part = slice(first, first + together)
         lines = [slab[:, :, part] for slab in slabs]
