@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neurorad.cli import main
-from neurorad.encoder import load_encoder
+from neurorad.encoder import Architecture, initialised, load_encoder
 from neurorad.pretraining.devices import make_fabric
 from neurorad.pretraining.engine import make_batches, take_step
 from neurorad.pretraining.geometry import Crop, Geometry, brain_share
@@ -77,6 +77,26 @@ def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tmp_
     torch.manual_seed(12345)
     finish(run, scans, tmp_path / "parts", gpu)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(torch.__version__ < "2.14", reason="PyTorch before 2.14 has no deterministic gradient of MaxPool3d")
+def test_a_stem_with_pooling_has_the_same_gradient_every_time():
+    encoder = initialised(
+        Architecture("resnet10", width=16, stem_stride=2, stem_pool=True, norm="group"), seed=0
+    ).cuda()
+    volumes = torch.randn(4, 4, 64, 64, 64, generator=torch.Generator().manual_seed(0)).cuda()
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        found = []
+        for _ in range(5):
+            encoder.zero_grad()
+            encoder(volumes).square().sum().backward()
+            found.append(encoder.network.conv1.weight.grad.clone())
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert found[0].abs().max() > 0
+    assert all(torch.equal(again, found[0]) for again in found[1:])
 
 
 def test_the_command_trains_there_and_its_encoder_gives_the_features_of_the_cpu(study, tmp_path):
