@@ -4,16 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from neurorad.cli import main
 from neurorad.configuration import read_config
 from neurorad.doctor.checks import check_cohorts, check_leakage, check_weights
-from neurorad.doctor.size import check_size, forward_flops, step_flops
-from neurorad.encoder import Architecture, Encoder
-from neurorad.pretraining.presets import read_preset
-from neurorad.pretraining.runs import Run, build_method
+from neurorad.doctor.size import check_size
 from neurorad.problems import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,31 +148,6 @@ def test_the_table_of_ucsf_itself_covers_brats_2021(shipped, shared):
     text = said(check_leakage(shipped))
     assert "brats-gli-pre x ucsf-pdgm" not in text
     assert "brats-gli-post x ucsf-pdgm" in text
-
-
-def test_flops_of_a_network_without_strides_are_those_of_its_layers():
-    """Each convolution is 2 x inputs x outputs x kernel volume x output voxels; checked by hooks on a real pass."""
-    architecture = Architecture("resnet10", 4, 2, False, "group")
-    encoder, total = Encoder(architecture), [0.0]
-
-    def count(module, inputs, output):
-        total[0] += 2 * module.weight[0].numel() * output.numel()
-
-    hooks = [m.register_forward_hook(count) for m in encoder.modules() if isinstance(m, torch.nn.Conv3d)]
-    encoder(torch.zeros(1, 4, 32, 32, 32))
-    for hook in hooks:
-        hook.remove()
-    assert forward_flops(Encoder(architecture), 32) == total[0]
-
-
-def test_a_step_costs_four_passes_a_view_with_a_momentum_network_and_three_without():
-    presets = {name: read_preset(ROOT / "resources" / "presets.yaml", "demo", name) for name in ("byol", "mae")}
-    one = forward_flops(Encoder(presets["byol"].encoder), 32) * presets["byol"].training.batch_size
-    cost = {
-        name: step_flops(preset, build_method(Run(name, "base", 0, preset), 56)) for name, preset in presets.items()
-    }
-    assert cost["byol"] == 2 * 4 * one
-    assert cost["mae"] == 3 * one
 
 
 def test_disk_grows_with_scans_and_a_preset_nobody_knows_is_a_problem(shipped):

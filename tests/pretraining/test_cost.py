@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from neurorad import cli
 from neurorad.encoder import LAYERS, Architecture, Encoder, parameter_count
@@ -18,6 +19,7 @@ from neurorad.pretraining.arithmetic import (
     forward_flops,
     job_memory_mb,
     job_minutes,
+    learning_flops,
     need,
     preset_values,
     views,
@@ -29,8 +31,8 @@ from neurorad.pretraining.runs import Run, build_method
 from .conftest import write_tiny_presets
 
 
-def plain(name, width=64, stem_stride=2, stem_pool=True):
-    return {"name": name, "width": width, "stem_stride": stem_stride, "stem_pool": stem_pool}
+def plain(name, width=64, stem_stride=2, stem_pool=True, presence=False):
+    return {"name": name, "width": width, "stem_stride": stem_stride, "stem_pool": stem_pool, "presence": presence}
 
 
 @pytest.mark.parametrize(
@@ -50,9 +52,10 @@ def test_golden_counts(name, stride, size, gigabytes, gigaflop):
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize("presence", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
-def test_arithmetic_equals_the_network(name, pool):
-    architecture = plain(name, width=8, stem_stride=1 + pool, stem_pool=pool)
+def test_arithmetic_equals_the_network(name, pool, presence):
+    architecture = plain(name, width=8, stem_stride=1 + pool, stem_pool=pool, presence=presence)
     encoder, flops = Encoder(Architecture(**architecture, norm="group")), [0.0]
 
     def count(module, inputs, output):
@@ -73,6 +76,31 @@ def test_views_that_learn_are_the_methods(method, tmp_path):
     preset = read_preset(path, "tiny", method)
     crops = [crop.size for crop in build_method(Run(method, "base", 0, preset), 20).crops]
     assert views(preset.values, method) == (crops[:1] if method == "moco" else crops)
+
+
+@pytest.mark.parametrize("presence", [False, True])
+@pytest.mark.parametrize("name", ["resnet10", "resnet50"])
+def test_work_of_learning_is_what_pytorch_counts(name, presence):
+    architecture = plain(name, width=8, presence=presence)
+    encoder = Encoder(Architecture(**architecture, norm="group")).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.empty(1, 4, 40, 40, 40, device="meta")).sum().backward()
+    assert learning_flops(architecture, 40) == counter.get_total_flops()
+
+
+def test_momentum_networks_see_the_large_views_too():
+    """BYOL's and DINO's both of them; MoCo's key view is seen by the momentum network alone."""
+    demo = preset_values("demo")
+    encoder, dino = demo["encoder"], demo["dino"]
+    whole, large, local = (
+        demo[m][f"{kind}crop"]["size"] for m, kind in (("byol", ""), ("dino", "global_"), ("dino", "local_"))
+    )
+    learned, watched = learning_flops(encoder, whole), forward_flops(encoder, whole)
+    work = {"byol": 2 * (learned + watched), "mae": learned, "moco": learned + watched}
+    work["dino"] = 2 * (learning_flops(encoder, large) + forward_flops(encoder, large))
+    work["dino"] += dino["local_crops"] * learning_flops(encoder, local)
+    for method, each in work.items():
+        assert need(demo, method).flops == pytest.approx(demo["training"]["batch_size"] * each), method
 
 
 def test_version_3_of_moco_costs_what_byol_does(tmp_path):

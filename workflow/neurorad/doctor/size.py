@@ -9,34 +9,13 @@ import torch
 from neurorad import RESOURCES
 from neurorad.doctor.checks import NOTE, OK, PROBLEM, Finding
 from neurorad.encoder import Encoder, choose_device
-from neurorad.pretraining.arithmetic import SUSTAINED
+from neurorad.pretraining.arithmetic import SUSTAINED, learning_flops, need, views
 from neurorad.pretraining.presets import Preset, read_preset
-from neurorad.pretraining.runs import Run, build_method
-from neurorad.pretraining.step import Method
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES
 
 SECONDS_A_SCAN = 8.0
 """Preprocessing of one stripped scan on one CPU core at 2 mm, measured on the phantom study; finer scans take longer."""
-
-
-def forward_flops(encoder: Encoder, size: int) -> float:
-    """FLOP of one view `[1, 4, size, size, size]` through the encoder, counted without computing it."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder.to("meta")(torch.empty(1, 4, size, size, size, device="meta"))
-    return float(counter.get_total_flops())
-
-
-def step_flops(preset: Preset, method: Method) -> float:
-    """FLOP of one optimiser step: every view costs 3 forward passes (backward is 2), and those that a momentum network
-    sees as well (all of the largest size) one more. Heads and MAE's decoder are left out: a few per cent."""
-    sizes = [crop.size for crop in method.crops]
-    momentum = any("target" in name or "teacher" in name or "key" in name for name, _ in method.named_children())
-    passes = [3 + (1 if momentum and size == max(sizes) else 0) for size in sizes]
-    each = {size: forward_flops(Encoder(preset.encoder), size) for size in set(sizes)}
-    return preset.training.batch_size * sum(each[size] * count for size, count in zip(sizes, passes, strict=True))
 
 
 def measured_speed(preset: Preset, size: int) -> tuple[str, float]:
@@ -53,7 +32,7 @@ def measured_speed(preset: Preset, size: int) -> tuple[str, float]:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - begin
-    return device.type, count * 3 * forward_flops(Encoder(preset.encoder), size) / seconds
+    return device.type, count * learning_flops(preset.values["encoder"], size) / seconds
 
 
 def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
@@ -90,11 +69,9 @@ def check_size(config: dict[str, Any], scans: dict[str, int]) -> list[Finding]:
     except InputError as problem:
         return [*findings, (PROBLEM, str(problem))]
     runs = len(pretraining["objectives"]) * len(pretraining["seeds"])
-    work = 0.0
-    for name, preset in zip(pretraining["methods"], presets, strict=True):
-        method = build_method(Run(name, "base", 0, preset), max(by_role["pretrain"], 2))
-        work += runs * preset.training.steps * step_flops(preset, method)
-        largest = max(crop.size for crop in method.crops)
+    named = list(zip(pretraining["methods"], presets, strict=True))
+    work = sum(runs * preset.training.steps * need(preset.values, name).flops for name, preset in named)
+    largest = max(views(presets[0].values, pretraining["methods"][0]))
     device, speed = measured_speed(presets[0], largest)
     count = runs * len(presets)
     return [

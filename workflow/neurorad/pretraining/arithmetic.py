@@ -21,9 +21,9 @@ BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4,
 MOMENTUM = {"byol", "dino", "moco"}
 """Methods with a second network, which sees the large views without gradient."""
 
-SUSTAINED = {24: 12e12, 48: 15e12, 80: 30e12}
+SUSTAINED = {24: 14e12, 48: 17e12, 80: 35e12}
 """FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on cards of so many GB (A10 or RTX 4090, A6000 or L40, A100 or
-H100). The preset `modern` sustained 33 to 53e12 on an H100 (benchmarks/pretraining.md); memory bandwidth limits it, by which
+H100). The preset `modern` sustained 37 to 64e12 on an H100 (benchmarks/pretraining.md); memory bandwidth limits it, by which
 the others are scaled. An assumption; `neurorad cost` measures the machine it runs on."""
 
 PROCESS_BYTES = 2.5e9
@@ -71,7 +71,7 @@ def convolutions(architecture: Mapping[str, Any], size: int) -> Iterator[tuple[i
     """(inputs, outputs, kernel edge, edge of the output) of each convolution of an encoder on a cube of `size`."""
     expansion = 4 if architecture["name"] == "resnet50" else 1
     channels, size = architecture["width"], math.ceil(size / architecture["stem_stride"])
-    yield 4, channels, 7, size
+    yield 8 if architecture["presence"] else 4, channels, 7, size
     if architecture["stem_pool"]:
         size = math.ceil(size / 2)
     for stage, count in enumerate(BLOCKS[architecture["name"]]):
@@ -93,7 +93,18 @@ def convolutions(architecture: Mapping[str, Any], size: int) -> Iterator[tuple[i
 
 def forward_flops(architecture: Mapping[str, Any], size: int) -> float:
     """FLOP of one view through the encoder; a multiplication and an addition are two."""
-    return float(sum(2 * i * o * k**3 * n**3 for i, o, k, n in convolutions(architecture, size)))
+    return float(sum(_each_flops(architecture, size)))
+
+
+def learning_flops(architecture: Mapping[str, Any], size: int) -> float:
+    """FLOP of one view forward and backward: the gradient of each convolution's weights costs as much again, and so does that of
+    its input; the first one's input is the view, which has none."""
+    stem, *others = _each_flops(architecture, size)
+    return float(2 * stem + 3 * sum(others))
+
+
+def _each_flops(architecture: Mapping[str, Any], size: int) -> list[int]:
+    return [2 * i * o * k**3 * n**3 for i, o, k, n in convolutions(architecture, size)]
 
 
 def activation_numbers(architecture: Mapping[str, Any], size: int) -> int:
@@ -128,9 +139,8 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
     learned = views(preset, method)
     both = method == "dino" or _predicts(preset, method)
     watched = [max(learned)] * (2 if both else 1 if method == "moco" else 0)
-    # A view costs a forward pass and a backward pass of twice its work.
-    passes = 3 * sum(forward_flops(architecture, size) for size in learned)
-    passes += sum(forward_flops(architecture, size) for size in watched)
+    work = sum(learning_flops(architecture, size) for size in learned)
+    work += sum(forward_flops(architecture, size) for size in watched)
     numbers = sum(activation_numbers(architecture, size) for size in learned)
     if method == "mae":
         # The decoder's convolution, norm and activation at full size, and at half of it an axis, with twice the channels, ...
@@ -144,7 +154,7 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
     view_bytes = 2 * 4 * (2 * math.prod(shape) + 4 * sum(size**3 for size in seen))
     return Need(
         parameters=parameters,
-        flops=passes * training["batch_size"],
+        flops=work * training["batch_size"],
         sample_bytes=2 * numbers + inputs,
         view_bytes=view_bytes,
         state_bytes=4 * parameters * (4 + (1 if method in MOMENTUM else 0)),

@@ -105,7 +105,7 @@ def _be_deterministic(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     # Else every tensor is filled before it is written: a thousand kernels a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # On CUDA a warning, elsewhere an error: PyTorch before the locked 2.14 has no deterministic gradient of MaxPool3d there.
+    # On CUDA a warning, elsewhere an error: before 2.14 PyTorch has no deterministic gradient of MaxPool3d there.
     # Unlike torch.use_deterministic_algorithms, it does not import the compiler, which takes 1.5 s.
     torch.set_deterministic_debug_mode("warn" if device.type == "cuda" else "error")
 
