@@ -1,7 +1,7 @@
-"""Do the objectives differ, and do the methods beat an untrained network? Five objectives x four methods x three seeds.
+"""Do the objectives differ, and do the methods beat an untrained network? Five objectives x four methods x ten seeds.
 
     python benchmarks/objectives.py study OUT           # render the phantom study's volumes
-    python benchmarks/objectives.py train OUT           # 60 encoders and 3 untrained ones; continues where it stopped
+    python benchmarks/objectives.py train OUT           # 200 encoders and 10 untrained ones; continues where it stopped
     python benchmarks/objectives.py table OUT           # the table of what is there, as in objectives.md
 
 The volumes are the phantom's, three times as many to pretrain on, nine times as many test patients, drawn straight on one 4 mm
@@ -101,8 +101,8 @@ def voxels_of(study: Study, scan: dict) -> np.ndarray:
     return (voxels - values.mean(1)[:, None, None, None]) / values.std(1)[:, None, None, None] * brain
 
 
-def write_preset(out: Path, steps: int) -> Path:
-    """The demo preset, smaller and longer: what a core trains in about a minute."""
+def write_preset(out: Path, steps: int, eta: float) -> Path:
+    """The demo preset, smaller and longer: what a core trains in seconds."""
     preset = yaml.safe_load((RESOURCES / "presets.yaml").read_text(encoding="utf-8"))["demo"]
     preset["encoder"] |= {"width": 8}
     preset["training"] |= {
@@ -112,6 +112,7 @@ def write_preset(out: Path, steps: int) -> Path:
         "sampling": "by_objective",
         "log_every": 10,
     }
+    preset["dro"] |= {"eta": eta}
     whole = {"size": 16, "scale": [0.4, 0.7]}
     for method in ("byol", "mae", "moco"):
         preset[method]["crop"] = whole
@@ -131,8 +132,8 @@ def encoder_names(seeds: list[int], methods: list[str], objectives: list[str]) -
     ]
 
 
-def train_all(out: Path, names: list[str], steps: int) -> None:
-    presets, scans = write_preset(out, steps), read_scans(out / "manifest.tsv")
+def train_all(out: Path, names: list[str], steps: int, eta: float) -> None:
+    presets, scans = write_preset(out, steps, eta), read_scans(out / "manifest.tsv")
     tested, folds = read_table(out / "volumes.tsv"), drawn_folds(out)
     for name in names:
         result = out / "results" / f"{name}.parquet"
@@ -377,8 +378,9 @@ def main() -> None:
         "--scale", type=float, default=3.0, help="of the pretraining cohorts; 1 is the whole phantom study"
     )
     parser.add_argument("--tested-scale", type=float, default=9.0, help="of the test sites")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--eta", type=float, default=0.1, help="step size of the groups' weights")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
     args = parser.parse_args()
@@ -386,7 +388,7 @@ def main() -> None:
     if args.what == "study":
         render(args.out, args.scale, args.tested_scale)
     elif args.what == "train":
-        train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps)
+        train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps, args.eta)
     else:
         arms, by_endpoint = summary(args.out)
         print(markdown(arms), markdown(by_endpoint.round(2), index=True), sep="\n\n")
