@@ -301,7 +301,7 @@ def test_momentum_networks_follow_buffers_too():
 
 def test_queue_of_a_study_smaller_than_itself():
     assert len(make("moco", scans=1).queue) == 1
-    with pytest.raises(InputError, match="queue must be at least 1"):
+    with pytest.raises(InputError, match="queue 0 must be at least 1"):
         moco_settings(queue=0)
 
 

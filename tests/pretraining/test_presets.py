@@ -63,24 +63,32 @@ def change(tmp_path, edit):
 
 
 SLIPS = {
-    r"training: unknown keys \['stepz'\], missing keys \['steps'\]": lambda p: p["training"].update(
+    "training: unknown stepz; missing steps; its keys are ": lambda p: p["training"].update(
         stepz=p["training"].pop("steps")
     ),
     r"training\.learning_rate: expected float, got '1e-4'": lambda p: p["training"].update(learning_rate="1e-4"),
     r"training\.steps: expected int, got 1\.5": lambda p: p["training"].update(steps=1.5),
     r"byol\.momentum: expected a list of 2": lambda p: p["byol"].update(momentum=0.9),
     r"expected int, got True": lambda p: p["training"].update(batch_size=True),
-    r"unknown keys \['simclr'\]": lambda p: p.update(simclr={}),
-    r"missing keys \['dro'\]": lambda p: p.pop("dro"),
-    r"batch_size at least 2": lambda p: p["training"].update(batch_size=1),
+    "preset demo: unknown simclr; its keys are ": lambda p: p.update(simclr={}),
+    "preset demo: missing dro; its keys are ": lambda p: p.pop("dro"),
+    r"presets\.yaml: preset demo: training: training\.steps 20 .* batch_size 1 at least 2": lambda p: p[
+        "training"
+    ].update(batch_size=1),
     r"byol has crops of 16 voxels.*too few for encoder\.norm instance": lambda p: (
         p["encoder"].update(norm="instance"),
         p["byol"]["crop"].update(size=16),
     ),
     r"schedule is 'steps', not one of cosine, constant": lambda p: p["training"].update(schedule="steps"),
+    r"byol\.momentum: 1\.5 is not within \[0, 1\]": lambda p: p["byol"].update(momentum=[0.9, 1.5]),
+    r"byol\.hidden: 0 is not within \[1, inf\]": lambda p: p["byol"].update(hidden=0),
+    r"intensity\.noise: -0\.1 is not within \[0, inf\]": lambda p: p["intensity"].update(noise=-0.1),
+    r"dro\.eta: nan is not within": lambda p: p["dro"].update(eta=float("nan")),
+    r"dino\.student_temperature: 0 is not": lambda p: p["dino"].update(student_temperature=0),
     r"moco\.version is 4": lambda p: p["moco"].update(version=4),
     r"moco\.negatives is 'none'": lambda p: p["moco"].update(negatives="none"),
-    r"norm 'layer' is not one of": lambda p: p["encoder"].update(norm="layer"),
+    r"byol\.crop: crop size 4 must be at least 8": lambda p: p["byol"]["crop"].update(size=4),
+    r"presets\.yaml: preset demo: encoder: .*norm 'layer' is not one of": lambda p: p["encoder"].update(norm="layer"),
 }
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from neurorad.cohorts.exclusions import EXCLUDED_COLUMNS
 from neurorad.files import read_json, read_table, sha256, write_json, write_table, write_text
 from neurorad.problems import InputError
+from neurorad.whole_numbers import positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -84,8 +85,8 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "--groups", default="cohort", help="of the manifest: cohort, disease, cohort_x_disease or column:NAME"
     )
     audit.add_argument("--tables", nargs="*", default=[], type=Path, help="column:NAME: scans.tsv and patients.tsv")
-    audit.add_argument("--min-patients", type=int, default=8, help="groups with fewer are joined")
-    audit.add_argument("--max-scans", type=int, help="time points of a patient to pretrain on; absent: all")
+    audit.add_argument("--min-patients", type=positive, default=8, help="groups with fewer are joined")
+    audit.add_argument("--max-scans", type=positive, help="time points of a patient to pretrain on; absent: all")
     audit.add_argument("--frozen", help="folder of encoders that are used as they are: what they saw is not audited")
     audit.add_argument("--encoders", type=Path, help="folder of trained encoders: says how many will be trained again")
     audit.add_argument("--manifest", required=True, type=Path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorad.problems import InputError
+from neurorad.whole_numbers import natural, positive
 
 ENCODERS = Path("results/encoders")
 """Where an encoder is looked for that is given by its name."""
@@ -62,10 +63,10 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     tuned.add_argument("--volumes", required=True, nargs="+", type=Path, metavar="TSV", help="of the test cohorts")
     tuned.add_argument("--recipe", default="{}", metavar="JSON", help="epochs, patience, batch_size, learning_rate")
     tuned.add_argument("--protocols", nargs="+", default=["within_site"], metavar="NAME", help="[within_site]")
-    tuned.add_argument("--repeats", type=int, default=1, metavar="R", help="the first R repeats of the folds [1]")
-    tuned.add_argument("--seed", type=int, default=0, metavar="N", help="[0]")
+    tuned.add_argument("--repeats", type=positive, default=1, metavar="R", help="the first R repeats of the folds [1]")
+    tuned.add_argument("--seed", type=natural, default=0, metavar="N", help="[0]")
     tuned.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    tuned.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    tuned.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     tuned.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     tuned.set_defaults(run=run_finetune)
 
@@ -96,7 +97,7 @@ def _add_embed(verbs: argparse._SubParsersAction) -> None:
     )
     source = verb.add_mutually_exclusive_group(required=True)
     source.add_argument("--encoder", metavar="FOLDER", help="folder of an encoder, or its name in results/encoders")
-    source.add_argument("--random", type=int, metavar="SEED", help="untrained weights of this seed; needs --like")
+    source.add_argument("--random", type=natural, metavar="SEED", help="untrained weights of this seed; needs --like")
     source.add_argument("--clinical", type=Path, metavar="TSV", help="patients.tsv: embed age (e0) and sex (e1, 1 = M)")
     source.add_argument("--rival", metavar="NAME", help="name in the config's `rivals` block; needs --settings")
     verb.add_argument("--like", metavar="FOLDER", help="encoder whose architecture --random takes")
@@ -111,7 +112,7 @@ def _add_embed(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--keep", type=Path, metavar="DIR", help="FOLDER: keep the volumes here, to go on after a stop")
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=run_embed)
 
@@ -129,15 +130,15 @@ def _add_embed_shifted(verbs: argparse._SubParsersAction) -> None:
     )
     source = verb.add_mutually_exclusive_group(required=True)
     source.add_argument("--encoder", metavar="FOLDER", help="folder of an encoder, or its name in results/encoders")
-    source.add_argument("--random", type=int, metavar="SEED", help="untrained weights of this seed; needs --like")
+    source.add_argument("--random", type=natural, metavar="SEED", help="untrained weights of this seed; needs --like")
     verb.add_argument("--like", metavar="FOLDER", help="encoder whose architecture --random takes")
     verb.add_argument("--volumes", required=True, type=Path, metavar="TSV", help="volumes.tsv of a cohort")
     kinds = ["noise", "bias", "blur", "gamma", "missing"]
     verb.add_argument("--shifts", nargs="+", default=kinds, metavar="KIND", help=f"{', '.join(kinds)} [all]")
-    verb.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="1, 2, 3 [all]")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of noise and bias fields [0]")
+    verb.add_argument("--severities", nargs="+", type=positive, default=[1, 2, 3], metavar="N", help="1, 2, 3 [all]")
+    verb.add_argument("--seed", type=natural, default=0, metavar="N", help="of noise and bias fields [0]")
     verb.add_argument("--out", required=True, type=Path, metavar="PARQUET")
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=run_embed_shifted)
 

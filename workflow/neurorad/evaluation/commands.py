@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from neurorad.evaluation.given import read_all, read_embeddings, read_folds, read_patients, read_stamp
+from neurorad.whole_numbers import natural, positive
 
 TABLES: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "PARQUET"}
-NUMBER = {"type": int, "metavar": "N"}
 FLAGS: dict[str, dict[str, Any]] = {
     "encoder": {"metavar": "NAME", "help": "such as byol-dro-s0, random-s0 or clinical"},
     "embeddings": {**TABLES, "help": "one a test cohort"},
@@ -32,8 +32,8 @@ ELSEWHERE = {"pretrained-elsewhere": {"action": "store_true", "help": "stamp: th
 CHANGES = {"nargs": "+", "default": [], "metavar": "CHANGE", "choices": ["progression", "radiotherapy", "chemotherapy"]}
 CHANGES |= {"help": "covariates of a time-varying Cox model: progression, radiotherapy, chemotherapy"}
 RANDOM = {
-    "seed": {**NUMBER, "default": 0, "help": "[0]"},
-    "bootstrap": {"type": int, "metavar": "B", "default": 500, "help": "patient bootstrap samples [500]"},
+    "seed": {"type": natural, "metavar": "N", "default": 0, "help": "[0]"},
+    "bootstrap": {"type": positive, "metavar": "B", "default": 500, "help": "patient bootstrap samples [500]"},
 }
 
 
@@ -50,8 +50,8 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "         --out results/evaluation/folds.parquet",
         ("patients", "volumes", "out"),
         {
-            "folds": {"type": int, "default": 5, "metavar": "K", "help": "folds a repeat [5]"},
-            "repeats": {"type": int, "default": 3, "metavar": "R", "help": "repeats with new folds [3]"},
+            "folds": {"type": positive, "default": 5, "metavar": "K", "help": "folds a repeat [5]"},
+            "repeats": {"type": positive, "default": 3, "metavar": "R", "help": "repeats with new folds [3]"},
             "seed": RANDOM["seed"],
             "decisions": {"default": "{}", "metavar": "JSON", "help": 'cut-offs: {"ki67_cutoff": 20} [{}]'},
             "counts": {"type": Path, "metavar": "TSV", "help": "patients evaluated, unlabelled, labelled by endpoint"},

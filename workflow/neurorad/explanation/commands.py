@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorad.problems import InputError
+from neurorad.whole_numbers import natural, positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -48,15 +49,17 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "given again",
     )
     verb.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    verb.add_argument("--patients", type=int, default=4, metavar="N", help="even; half highest, half lowest [4]")
+    verb.add_argument("--patients", type=positive, default=4, metavar="N", help="even; half highest, half lowest [4]")
     verb.add_argument("--layer", default="layer3", choices=["layer2", "layer3", "layer4"])
-    verb.add_argument("--checked", type=int, default=500, metavar="N", help="scans with a mask to check maps on [500]")
-    verb.add_argument("--close", type=int, default=20, metavar="N", help="of these, looked at closely [20]")
-    verb.add_argument("--window", type=int, default=16, metavar="VOXELS", help="edge of an occluding cube [16]")
-    verb.add_argument("--steps", type=int, default=20, metavar="N", help="parts of deletion and insertion [20]")
-    verb.add_argument("--batch", type=int, default=4, metavar="N", help="scans in one forward pass [4]")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument(
+        "--checked", type=natural, default=500, metavar="N", help="scans with a mask to check maps on [500]"
+    )
+    verb.add_argument("--close", type=natural, default=20, metavar="N", help="of these, looked at closely [20]")
+    verb.add_argument("--window", type=positive, default=16, metavar="VOXELS", help="edge of an occluding cube [16]")
+    verb.add_argument("--steps", type=positive, default=20, metavar="N", help="parts of deletion and insertion [20]")
+    verb.add_argument("--batch", type=positive, default=4, metavar="N", help="scans in one forward pass [4]")
+    verb.add_argument("--seed", type=natural, default=0)
+    verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=run_explain)
 

@@ -16,6 +16,7 @@ from neurorad.files import atomic, folder_sha256, read_table, sha256, write_tabl
 from neurorad.likeness import thumbnail
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
+from neurorad.whole_numbers import natural, positive
 
 INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "absent", "volume", "sha256", "status", "reason"]
 """`absent`: the sequences that the scan lacks, whose channels are 0 (`missing_sequence: zero`)."""
@@ -34,11 +35,11 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     volumes.add_argument("--scans", required=True, type=Path)
     volumes.add_argument("--settings", required=True, help="JSON of the config's `imaging` block")
     volumes.add_argument("--folder", required=True, type=Path, help="where the .b2nd files go")
-    volumes.add_argument("--shard", type=int, default=0)
-    volumes.add_argument("--shards", type=int, default=1)
+    volumes.add_argument("--shard", type=natural, default=0)
+    volumes.add_argument("--shards", type=positive, default=1)
     volumes.add_argument("--out", required=True, type=Path, help="index of this shard, one row a scan")
     volumes.add_argument("--series", type=Path, help="your own choice of DICOM series: TSV with scan, sequence, series")
-    volumes.add_argument("--threads", type=int, default=1)
+    volumes.add_argument("--threads", type=positive, default=1)
     volumes.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     volumes.set_defaults(run=run_volumes)
 

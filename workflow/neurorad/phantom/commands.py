@@ -6,6 +6,7 @@ from pathlib import Path
 from neurorad import RESOURCES
 from neurorad.files import write_json
 from neurorad.problems import InputError
+from neurorad.whole_numbers import natural
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -24,7 +25,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     what.add_argument("--truth", type=Path, help="truth.json to write")
     phantom.add_argument("--out", type=Path, help="folder of the release; must be new or empty")
     phantom.add_argument("--recipe", type=Path, default=RESOURCES / "phantom.yaml")
-    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--seed", type=natural, default=0)
     phantom.add_argument("--scale", type=float, default=1.0, help="factor on the number of patients")
     phantom.add_argument("--spacing", type=float, default=2.0, help="mm; 1 is the releases' own grid (1 to 4)")
     phantom.set_defaults(run=run_phantom)

@@ -7,6 +7,7 @@ from pathlib import Path
 from neurorad.encoder_names import METHODS, OBJECTIVES
 from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.problems import InputError
+from neurorad.whole_numbers import natural, positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -29,17 +30,19 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
         "Group-DRO; excess: by Group-DRO on their loss above the base run's; worst: the worst group of each batch",
     )
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help="excess: the encoder folder of the base run")
-    verb.add_argument("--seed", required=True, type=int)
+    verb.add_argument("--seed", required=True, type=natural)
     verb.add_argument("--preset", required=True, help="name of a preset in the preset file")
     verb.add_argument("--presets", type=Path, default=PRESETS, metavar="YAML", help="preset file [the shipped one]")
     verb.add_argument("--manifest", required=True, type=Path, metavar="TSV")
     verb.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     verb.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints [300]")
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of all devices together [1]")
-    verb.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU [1]")
+    verb.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="CPU threads of all devices together [1]"
+    )
+    verb.add_argument("--devices", type=positive, default=1, metavar="N", help="GPUs, or processes on the CPU [1]")
     verb.add_argument(
         "--accumulate",
-        type=int,
+        type=positive,
         default=1,
         metavar="K",
         help="divide every step's samples into K micro-batches, to save memory; the result is the same [1]",
@@ -66,10 +69,10 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--method", required=True, choices=METHODS)
     verb.add_argument("--presets", type=Path, default=PRESETS, metavar="YAML", help="preset file [the shipped one]")
     verb.add_argument(
-        "--shape", type=int, nargs=3, default=[160, 192, 160], metavar="N", help="of a volume [160 192 160]"
+        "--shape", type=positive, nargs=3, default=[160, 192, 160], metavar="N", help="of a volume [160 192 160]"
     )
     verb.add_argument("--seconds", type=float, default=120.0, metavar="S", help="longest probe; 0 is none [120]")
-    verb.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
+    verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=cost)
 

@@ -34,11 +34,13 @@ class DroSettings:
 
     def __post_init__(self) -> None:
         if self.eta < 0 or self.adjustment < 0 or not 0 <= self.warmup <= 1:
-            raise InputError("preset: dro.eta and dro.adjustment must not be negative, dro.warmup lies in [0, 1]")
+            raise InputError(
+                f"dro.eta {self.eta} and adjustment {self.adjustment} must not be negative, warmup {self.warmup} lies in [0, 1]"
+            )
         if not (0 <= self.floor <= 1 and 0 < self.smoothing <= 1):
-            raise InputError("preset: dro.floor lies in [0, 1] and dro.smoothing in (0, 1]")
+            raise InputError(f"dro.floor {self.floor} lies in [0, 1] and smoothing {self.smoothing} in (0, 1]")
         if self.absent not in ABSENT:
-            raise InputError(f"preset: dro.absent is {self.absent!r}, not one of {', '.join(ABSENT)}")
+            raise InputError(f"dro.absent is {self.absent!r}, not one of {', '.join(ABSENT)}")
 
 
 def group_sums(values: Tensor, groups: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class Crop:
 
     def __post_init__(self) -> None:
         if self.size < 8 or not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"preset: crop size {self.size} must be at least 8 and scale {self.scale} within (0, 1]")
+            raise InputError(f"crop size {self.size} must be at least 8 and scale {self.scale} within (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Geometry:
         # The view's axis 0 must run through the slices, not along them.
         if not (0 <= self.rotation <= 45 and 0 <= self.stretch < 1):
             raise InputError(
-                f"preset: geometry.rotation {self.rotation} must lie in [0, 45] degrees and stretch {self.stretch} in [0, 1)"
+                f"geometry.rotation {self.rotation} must lie in [0, 45] degrees and stretch {self.stretch} in [0, 1)"
             )
 
 

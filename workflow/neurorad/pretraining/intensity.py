@@ -46,7 +46,7 @@ class Intensity:
     def __post_init__(self) -> None:
         if self.gamma < 1 or self.contrast < 1 or self.low_resolution < 1 or not 0 <= self.gibbs < 1:
             raise InputError(
-                "preset: intensity.gamma, contrast and low_resolution are factors of at least 1, gibbs lies in [0, 1)"
+                "intensity.gamma, contrast and low_resolution are factors of at least 1, gibbs lies in [0, 1)"
             )
 
     def does(self, effect: str) -> bool:

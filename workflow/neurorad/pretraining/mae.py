@@ -33,20 +33,16 @@ class MaeSettings:
 
     def __post_init__(self) -> None:
         if self.masking not in MASKING:
-            raise InputError(f"preset: mae.masking is {self.masking!r}, not one of {', '.join(MASKING)}")
+            raise InputError(f"mae.masking is {self.masking!r}, not one of {', '.join(MASKING)}")
         if self.crop.size % self.block:
-            raise InputError(f"preset: mae.crop.size {self.crop.size} is no multiple of mae.block {self.block}")
+            raise InputError(f"mae.crop.size {self.crop.size} is no multiple of mae.block {self.block}")
         if not 0 < self.masked < 1:
-            raise InputError(f"preset: mae.masked is {self.masked}, not between 0 and 1")
+            raise InputError(f"mae.masked is {self.masked}, not between 0 and 1")
         count = (self.crop.size // self.block) ** 3
         if not 0 < round(self.masked * count) < count:
-            raise InputError(
-                f"preset: mae.masked {self.masked} of {count} blocks hides none or all; make mae.block smaller"
-            )
+            raise InputError(f"mae.masked {self.masked} of {count} blocks hides none or all; make mae.block smaller")
         if self.masking == "sparse" and self.tube < 1:
-            raise InputError(
-                "preset: mae.masking sparse needs mae.tube 1: a position is visible in all sequences or none"
-            )
+            raise InputError("mae.masking sparse needs mae.tube 1: a position is visible in all sequences or none")
 
 
 def block_masks(seeds: Sequence[int], channels: int, blocks: int, masked: float, tube: float) -> Tensor:

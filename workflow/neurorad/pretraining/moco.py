@@ -37,11 +37,13 @@ class MocoSettings:
     def __post_init__(self) -> None:
         if self.version not in VERSIONS or self.negatives not in NEGATIVES:
             raise InputError(
-                f"preset: moco.version is {self.version!r}, not one of 2, 3, or moco.negatives is {self.negatives!r}, "
+                f"moco.version is {self.version!r}, not one of 2, 3, or moco.negatives is {self.negatives!r}, "
                 "not one of all, group"
             )
         if self.queue < 1 or self.temperature <= 0:
-            raise InputError("preset: moco.queue must be at least 1 and moco.temperature positive")
+            raise InputError(
+                f"moco.queue {self.queue} must be at least 1 and moco.temperature {self.temperature} positive"
+            )
 
 
 def no_negatives(patients: Tensor, groups: Tensor, key_patients: Tensor, key_groups: Tensor, negatives: str) -> Tensor:

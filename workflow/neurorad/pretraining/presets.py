@@ -1,5 +1,6 @@
 """Presets: named sets of hyper-parameters, read from `resources/presets.yaml`; unknown and missing keys are refused."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -21,6 +22,16 @@ METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSetting
 
 SCHEDULES = ("cosine", "constant")
 
+LIMITS = {
+    **dict.fromkeys(("flip", "probability", "sequence_dropout", "tube", "momentum", "centre_momentum"), (0, 1)),
+    **dict.fromkeys(("teacher_warmup", "frozen_prototypes"), (0, 1)),
+    **dict.fromkeys(("brightness", "bias", "blur", "noise", "local_crops"), (0, math.inf)),
+    **dict.fromkeys(("hidden", "output", "bottleneck", "block", "decoder_width"), (1, math.inf)),
+    **dict.fromkeys(("student_temperature", "teacher_temperature"), (0.001, math.inf)),
+    "prototypes": (2, math.inf),
+}
+"""Least and largest value of each number that its section does not check itself."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -39,13 +50,16 @@ class Training:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.log_every) < 1 or self.batch_size < 2:
-            raise InputError("preset: training.steps and log_every must be at least 1, training.batch_size at least 2")
+            raise InputError(
+                f"training.steps {self.steps} and log_every {self.log_every} must be at least 1, batch_size {self.batch_size} at least 2"
+            )
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.warmup < 1 and self.weight_decay >= 0):
             raise InputError(
-                "preset: training.learning_rate and clip_norm must be positive, warmup in [0, 1), weight_decay >= 0"
+                f"training.learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, warmup {self.warmup} in "
+                f"[0, 1), weight_decay {self.weight_decay} at least 0"
             )
         if self.schedule not in SCHEDULES:
-            raise InputError(f"preset: training.schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
+            raise InputError(f"training.schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
 
 
 @dataclass(frozen=True)
@@ -76,8 +90,12 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
         presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as problem:
         raise InputError(f"{path}: not valid YAML: {problem}") from problem
-    if not isinstance(presets, Mapping) or not isinstance(presets.get(name), Mapping):
-        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets or []))}")
+    if not isinstance(presets, Mapping):
+        raise InputError(f"{path}: expected names of presets with their keys, got {presets!r}")
+    if name not in presets:
+        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets))}")
+    if not isinstance(presets[name], Mapping):
+        raise InputError(f"{path}: preset {name}: expected keys and values, got {presets[name]!r}")
     sections = {
         "encoder": Architecture,
         "training": Training,
@@ -103,8 +121,11 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
 
 def _check_keys(values: Mapping[str, Any], expected: set[str], where: str, optional: Collection[str] = ()) -> None:
     unknown, missing = sorted(set(values) - expected), sorted(expected - {*optional} - set(values))
-    if unknown or missing:
-        raise InputError(f"{where}: unknown keys {unknown}, missing keys {missing}; allowed are {sorted(expected)}")
+    wrong = [
+        f"{kind} {', '.join(map(str, keys))}" for kind, keys in (("unknown", unknown), ("missing", missing)) if keys
+    ]
+    if wrong:
+        raise InputError(f"{where}: {'; '.join(wrong)}; its keys are {', '.join(sorted(expected))}")
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
@@ -114,13 +135,20 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where}: expected keys and values, got {value!r}")
         hints = get_type_hints(kind)
         _check_keys(value, {field.name for field in fields(kind)}, where)
-        return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+        values = {key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+        try:
+            return kind(**values)
+        except InputError as problem:
+            raise InputError(f"{where}: {problem}") from problem
     if parts := get_args(kind):
         if not isinstance(value, list) or len(value) != len(parts):
             raise InputError(f"{where}: expected a list of {len(parts)}, got {value!r}")
         return tuple(_parse(part, item, where) for part, item in zip(parts, value, strict=True))
     allowed = (int, float) if kind is float else kind
+    low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         # YAML reads 1e-4 as text; 1.0e-4 is a number.
         raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+    if kind in (int, float) and not (low <= value <= high and math.isfinite(value)):
+        raise InputError(f"{where}: {value} is not within [{low:g}, {high:g}]")
     return float(value) if kind is float else value

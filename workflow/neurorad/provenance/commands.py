@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from neurorad.analysis_plan import LOCK, NOT_LOCKED
+from neurorad.whole_numbers import positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -69,7 +70,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     trace.add_argument("file", metavar="FILE", help="path below the study's folder, as in results/tables/probe.csv")
     trace.add_argument(
         "--row",
-        type=int,
+        type=positive,
         metavar="N",
         help="of a table, the first is 1: only what is about its encoder and cohort, and each scan it was counted on",
     )
