@@ -129,7 +129,9 @@ def test_shares_are_disjoint_and_gathered_back_in_order():
         share(list(range(8)), process, 3)
 
 
-@pytest.mark.parametrize(("size", "norm", "parts", "seen"), [(16, "group", 2, 8), (4, "batch", 4, 1)])
+@pytest.mark.parametrize(
+    ("size", "norm", "parts", "seen"), [(16, "group", 2, 8), (4, "batch", 4, 1), (4, "sync", 2, 2)]
+)
 def test_batch_norm_that_would_see_parts_is_refused(size, norm, parts, seen, study, tmp_path):
     """Of a head (16 samples and more) or of the encoder; a batch norm of one sample would be the worst."""
     preset = read_preset(write_tiny_presets(tmp_path / "presets.yaml", batch_size=size), "tiny", "byol")

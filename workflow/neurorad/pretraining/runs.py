@@ -24,7 +24,7 @@ from neurorad.pretraining.step import Method
 from neurorad.problems import InputError
 from neurorad.seeds import seed_of
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
