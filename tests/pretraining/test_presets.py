@@ -83,6 +83,9 @@ SLIPS = {
     r"byol\.momentum: 1\.5 is not within \[0, 1\]": lambda p: p["byol"].update(momentum=[0.9, 1.5]),
     r"byol\.hidden: 0 is not within \[1, inf\]": lambda p: p["byol"].update(hidden=0),
     r"intensity\.noise: -0\.1 is not within \[0, inf\]": lambda p: p["intensity"].update(noise=-0.1),
+    r"training\.learning_rate: inf is not within the finite numbers": lambda p: p["training"].update(
+        learning_rate=float("inf")
+    ),
     r"dro\.eta: nan is not within": lambda p: p["dro"].update(eta=float("nan")),
     r"dino\.student_temperature: 0 is not": lambda p: p["dino"].update(student_temperature=0),
     r"moco\.version is 4": lambda p: p["moco"].update(version=4),

@@ -163,11 +163,24 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
     )
 
 
-def preset_values(name: str, path: Path = PRESETS) -> dict[str, Any]:
-    """Raises InputError for a preset that the file does not have; `read_preset` checks its keys."""
-    presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+def preset_values(name: str, path: str | Path = PRESETS) -> dict[str, Any]:
+    """The preset `name` of a file, as written; `read_preset` checks its keys.
+
+    Raises:
+        InputError: no such file, no YAML, or no preset of this name.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such preset file")
+    try:
+        presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as problem:
+        raise InputError(f"{path}: not valid YAML: {problem}") from problem
+    if not isinstance(presets, Mapping):
+        raise InputError(f"{path}: expected names of presets with their keys, got {presets!r}")
     if name not in presets:
-        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(presets)}")
+        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets))}")
+    if not isinstance(presets[name], Mapping):
+        raise InputError(f"{path}: preset {name}: expected keys and values, got {presets[name]!r}")
     return presets[name]
 
 

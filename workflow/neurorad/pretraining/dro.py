@@ -35,7 +35,8 @@ class DroSettings:
     def __post_init__(self) -> None:
         if self.eta < 0 or self.adjustment < 0 or not 0 <= self.warmup <= 1:
             raise InputError(
-                f"dro.eta {self.eta} and adjustment {self.adjustment} must not be negative, warmup {self.warmup} lies in [0, 1]"
+                f"dro.eta {self.eta} and adjustment {self.adjustment} must not be negative, "
+                f"warmup {self.warmup} lies in [0, 1]"
             )
         if not (0 <= self.floor <= 1 and 0 < self.smoothing <= 1):
             raise InputError(f"dro.floor {self.floor} lies in [0, 1] and smoothing {self.smoothing} in (0, 1]")

@@ -1,14 +1,14 @@
 """Presets: named sets of hyper-parameters, read from `resources/presets.yaml`; unknown and missing keys are refused."""
 
 import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from neurorad.encoder import Architecture
+from neurorad.pretraining.arithmetic import preset_values
 from neurorad.pretraining.byol import ByolSettings
 from neurorad.pretraining.dino import DinoSettings
 from neurorad.pretraining.dro import DroSettings
@@ -22,7 +22,10 @@ METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSetting
 
 SCHEDULES = ("cosine", "constant")
 
-LIMITS = {
+Limits = tuple[float, float]
+UNBOUNDED = (-math.inf, math.inf)
+
+LIMITS: dict[str, Limits] = {
     **dict.fromkeys(("flip", "probability", "sequence_dropout", "tube", "momentum", "centre_momentum"), (0, 1)),
     **dict.fromkeys(("teacher_warmup", "frozen_prototypes"), (0, 1)),
     **dict.fromkeys(("brightness", "bias", "blur", "noise", "local_crops"), (0, math.inf)),
@@ -51,12 +54,13 @@ class Training:
     def __post_init__(self) -> None:
         if min(self.steps, self.log_every) < 1 or self.batch_size < 2:
             raise InputError(
-                f"training.steps {self.steps} and log_every {self.log_every} must be at least 1, batch_size {self.batch_size} at least 2"
+                f"training.steps {self.steps} and log_every {self.log_every} must be at least 1, "
+                f"batch_size {self.batch_size} at least 2"
             )
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.warmup < 1 and self.weight_decay >= 0):
             raise InputError(
-                f"training.learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, warmup {self.warmup} in "
-                f"[0, 1), weight_decay {self.weight_decay} at least 0"
+                f"training.learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, "
+                f"warmup {self.warmup} in [0, 1), weight_decay {self.weight_decay} at least 0"
             )
         if self.schedule not in SCHEDULES:
             raise InputError(f"training.schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
@@ -84,18 +88,7 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
     """
     if method not in METHOD_SETTINGS:
         raise InputError(f"method {method!r} is not one of {', '.join(METHOD_SETTINGS)}")
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such preset file")
-    try:
-        presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as problem:
-        raise InputError(f"{path}: not valid YAML: {problem}") from problem
-    if not isinstance(presets, Mapping):
-        raise InputError(f"{path}: expected names of presets with their keys, got {presets!r}")
-    if name not in presets:
-        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets))}")
-    if not isinstance(presets[name], Mapping):
-        raise InputError(f"{path}: preset {name}: expected keys and values, got {presets[name]!r}")
+    written = preset_values(name, path)
     sections = {
         "encoder": Architecture,
         "training": Training,
@@ -105,9 +98,9 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
         **METHOD_SETTINGS,
     }
     where = f"{path}: preset {name}"
-    _check_keys(presets[name], set(sections), where, optional=set(METHOD_SETTINGS) - {method})
+    _check_keys(written, set(sections), where, optional=set(METHOD_SETTINGS) - {method})
     # Every method's section that is there is parsed, so that a slip in one is found by the first run and not by the last.
-    parsed = {key: _parse(sections[key], value, f"{where}: {key}") for key, value in presets[name].items()}
+    parsed = {key: _parse(sections[key], value, f"{where}: {key}") for key, value in written.items()}
     common = {key: parsed[key] for key in ("encoder", "training", "geometry", "intensity", "dro")}
     sizes = [value.size for value in vars(parsed[method]).values() if isinstance(value, Crop)]
     if parsed["encoder"].norm == "instance" and min(sizes) <= parsed["encoder"].stride:
@@ -115,7 +108,7 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
             f"{where}: {method} has crops of {min(sizes)} voxels, of which the encoder (stride {parsed['encoder'].stride}) "
             "leaves one, too few for encoder.norm instance; set it to group"
         )
-    values = {key: presets[name][key] for key in (*common, method)}
+    values = {key: written[key] for key in (*common, method)}
     return Preset(name=name, **common, method=parsed[method], values=values)
 
 
@@ -128,14 +121,16 @@ def _check_keys(values: Mapping[str, Any], expected: set[str], where: str, optio
         raise InputError(f"{where}: {'; '.join(wrong)}; its keys are {', '.join(sorted(expected))}")
 
 
-def _parse(kind: Any, value: Any, where: str) -> Any:
+def _parse(kind: Any, value: Any, where: str, limits: Limits = UNBOUNDED) -> Any:
     """`value` as `kind`: a dataclass, a tuple of numbers, or a plain type; never converted from text."""
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected keys and values, got {value!r}")
         hints = get_type_hints(kind)
         _check_keys(value, {field.name for field in fields(kind)}, where)
-        values = {key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+        values = {
+            key: _parse(hints[key], item, f"{where}.{key}", LIMITS.get(key, UNBOUNDED)) for key, item in value.items()
+        }
         try:
             return kind(**values)
         except InputError as problem:
@@ -143,12 +138,14 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     if parts := get_args(kind):
         if not isinstance(value, list) or len(value) != len(parts):
             raise InputError(f"{where}: expected a list of {len(parts)}, got {value!r}")
-        return tuple(_parse(part, item, where) for part, item in zip(parts, value, strict=True))
+        return tuple(_parse(part, item, where, limits) for part, item in zip(parts, value, strict=True))
     allowed = (int, float) if kind is float else kind
-    low, high = LIMITS.get(where.rpartition(".")[2], (-math.inf, math.inf))
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         # YAML reads 1e-4 as text; 1.0e-4 is a number.
         raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
-    if kind in (int, float) and not (low <= value <= high and math.isfinite(value)):
+    if kind is float and not abs(value) <= sys.float_info.max:
+        raise InputError(f"{where}: {value} is not within the finite numbers")
+    low, high = limits
+    if kind in (int, float) and not low <= value <= high:
         raise InputError(f"{where}: {value} is not within [{low:g}, {high:g}]")
     return float(value) if kind is float else value
