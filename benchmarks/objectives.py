@@ -4,8 +4,8 @@
     python benchmarks/objectives.py train OUT           # 200 encoders and 10 untrained ones; continues where it stopped
     python benchmarks/objectives.py table OUT           # the table of what is there, as in objectives.md
 
-The volumes are the phantom's, three times as many to pretrain on, nine times as many test patients, drawn straight on one 4 mm
-grid: sites differ in scanner, protocol, field strength and noise, and no registration, N4 or brain mask stands between (those
+The volumes are the phantom's, as many of each cohort to pretrain on as the paper has, divided by 44, and nine times its test
+patients, drawn straight on one 4 mm grid: sites differ in scanner, protocol, field strength and noise, and no registration, N4 or brain mask stands between (those
 have benchmarks of their own). Labels are the true ones, known at all three test sites. Training and evaluation are the
 package's own.
 
@@ -50,6 +50,16 @@ from neurorad.pretraining.scans import Scans, read_scans
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
+SCANS = {
+    "brats-gli-pre": 1443,
+    "brats-gli-post": 1809,
+    "brats-men": 1141,
+    "brats-met": 1475,
+    "brats-ped": 351,
+    "lumiere": 599,
+    "mu-glioma-post": 596,
+}
+"""Of each cohort in the paper's supplementary table 1."""
 TEST = ("cuimc", "ucsf-pdgm", "upenn-gbm")
 WINDOW = (slice(11, 47), slice(9, 57), slice(0, 36))
 """The voxels of the 4 mm SRI24 grid that hold every brain."""
@@ -59,18 +69,20 @@ CONTROL = "mgmt"
 DRAWS = 1000
 
 
-def render(out: Path, scale: float, tested_scale: float) -> None:
+def render(out: Path, share: float, tested_scale: float) -> None:
     """Volumes of every scan (pretraining) and every first time point (test), the manifest and the patients' true labels.
 
     The test patients are drawn apart, so that however many they are, the scans to pretrain on stay the same.
     """
     recipe = {**read_recipe(RESOURCES / "phantom.yaml"), "faults": []}
-    shown, tested = (
-        Study(recipe, seed, 4.0, plan(recipe, seed, size)) for seed, size in ((0, scale), (1, tested_scale))
-    )
-    scans = shown.plan.scans
+    counts = {cohort: round(share * number) for cohort, number in SCANS.items()}
+    # As many patients as scans are enough, whatever their sessions.
+    sized = {cohort: {**recipe["cohorts"][cohort], "patients": number} for cohort, number in counts.items()}
+    shown = Study({**recipe, "cohorts": sized}, 0, 4.0, plan({**recipe, "cohorts": sized}, 0, 1))
+    tested = Study(recipe, 1, 4.0, plan(recipe, 1, tested_scale))
+    scans = pd.concat([rows.head(counts[cohort]) for cohort, rows in shown.plan.scans.groupby("cohort", sort=False)])
     first = tested.plan.scans[tested.plan.scans["days"] == 0]
-    todo = [(shown, scan) for scan in scans[~scans["cohort"].isin(TEST)].to_dict("records")]
+    todo = [(shown, scan) for scan in scans.to_dict("records")]
     todo += [(tested, scan) for scan in first[first["cohort"].isin(TEST)].to_dict("records")]
     rows = []
     for study, scan in todo:
@@ -375,7 +387,7 @@ def main() -> None:
     parser.add_argument("what", choices=["study", "train", "table"])
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--scale", type=float, default=3.0, help="of the pretraining cohorts; 1 is the whole phantom study"
+        "--share", type=float, default=168 / sum(SCANS.values()), help="of the paper's scans to pretrain on"
     )
     parser.add_argument("--tested-scale", type=float, default=9.0, help="of the test sites")
     parser.add_argument("--steps", type=int, default=100)
@@ -386,7 +398,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "study":
-        render(args.out, args.scale, args.tested_scale)
+        render(args.out, args.share, args.tested_scale)
     elif args.what == "train":
         train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps, args.eta)
     else:

@@ -202,6 +202,17 @@ def test_floor_and_warmup():
     np.testing.assert_allclose(dro.update(numbers([0, 9]), torch.ones(2)), [0.05, 0.95], atol=1e-12)
 
 
+def test_the_floor_is_put_under_the_weights_and_not_into_their_memory():
+    """Constant losses: (1 - floor) softmax(eta T l) + floor / G after T steps, however many they are."""
+    losses, floor = numbers([1, 1, 1, 1.1]), 0.02
+    dro = GroupDRO([1, 1, 1, 1], settings(floor=floor), 0)
+    for _ in range(5000):
+        weights = dro.update(losses, torch.ones(4))
+    even = (1 - floor) * torch.softmax(0.01 * 5000 * losses, 0) + floor / 4
+    np.testing.assert_allclose(weights, even, atol=1e-12)
+    assert float(weights[3]) > 0.96
+
+
 def test_sums_of_micro_batches_add_up_and_one_group_is_allowed():
     loss, groups = torch.arange(6.0), torch.tensor([0, 1, 0, 1, 1, 1])
     whole = group_sums(loss, groups, 3)
@@ -214,19 +225,21 @@ def test_sums_of_micro_batches_add_up_and_one_group_is_allowed():
     assert float(robust_loss(loss, torch.zeros(6, dtype=torch.long), numbers([0.5, 0.5]))) == pytest.approx(1.25)
 
 
-def test_state_continues_bit_for_bit():
+@pytest.mark.parametrize("reference", [None, [0.6, 0.5, 0.4]])
+def test_state_continues_bit_for_bit(reference):
     random = torch.Generator().manual_seed(0)
     stream = torch.rand(20, 3, generator=random, dtype=torch.float64)
-    whole, part = (GroupDRO([3, 4, 5], settings(smoothing=0.1, floor=0.02, absent="ema"), 2) for _ in range(2))
+    changed = settings(smoothing=0.1, floor=0.02, absent="ema")
+    whole, part, resumed = (GroupDRO([3, 4, 5], changed, 2, reference) for _ in range(3))
     for row in stream:
         whole.update(row, torch.ones(3))
     for row in stream[:7]:
         part.update(row, torch.ones(3))
-    resumed = GroupDRO([3, 4, 5], settings(smoothing=0.1, floor=0.02, absent="ema"), 2)
     resumed.load_state_dict(part.state_dict())
     for row in stream[7:]:
         resumed.update(row, torch.ones(3))
     assert torch.equal(whole.weights, resumed.weights)
+    assert not torch.equal(whole.weights, part.weights)
 
 
 @pytest.mark.parametrize("wrong", [{"eta": -1.0}, {"floor": 2.0}, {"smoothing": 0.0}, {"absent": "forget"}])

@@ -1,7 +1,11 @@
 """Group-DRO: online exponentiated gradient over groups (Sagawa et al. 2020, arXiv 1911.08731, algorithm 1).
 
-Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows.
-With a reference, groups are compared by how far they are above it (excess; Xie et al. 2023, arXiv 2305.10429).
+Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows. The floor is put under
+the weights that are used and not into those that are remembered: mixed in at every step, it would forget a gap of losses
+after some 1 / floor steps, so that weights settled near eta / floor times the gap, however long the run.
+With a reference, groups are compared by how far they are above it (excess; Xie et al. 2023, arXiv 2305.10429), cut where the
+excess of all steps together is 0. Cut in every step, as there, noise about the reference adds up: a noisy group would gain
+some 0.4 standard deviations a step by an excess that it does not have.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ ABSENT = ("zero", "skip", "last", "ema")
 
 @dataclass(frozen=True)
 class DroSettings:
-    """`eta`: step size. `floor`: share of weight spread evenly. `smoothing`: weight of the newest value in the moving
+    """`eta`: step size. `floor`: share of weight that all groups divide evenly, whatever their losses. `smoothing`: weight of the newest value in the moving
     average of a group's signal (1 = no average). `adjustment`: C of C / sqrt(patients). `warmup`: fraction of steps
     with even weights. `absent`: what a group without samples in the step counts as: `zero`; `skip`, its weight stays;
     `last`, its last value; `ema`, its moving average. A group never seen is skipped by the last two.
@@ -76,21 +80,20 @@ class GroupDRO:
         self.log_weights = torch.full((count,), -torch.log(torch.tensor(float(count))).item(), dtype=torch.float64)
         self.average = torch.full((count,), torch.nan, dtype=torch.float64)
         self.last = torch.full((count,), torch.nan, dtype=torch.float64)
+        self.excess = torch.zeros(count, dtype=torch.float64)
         self.updates = 0
-        floor = torch.tensor(settings.floor, dtype=torch.float64)
-        self.kept, self.even = torch.log1p(-floor), torch.log(floor / count)
 
     @property
     def weights(self) -> Tensor:
-        """q `[G]`, adds up to 1."""
-        return torch.softmax(self.log_weights, dim=0)
+        """`[G]`, add up to 1: (1 - floor) q + floor / G."""
+        floor = self.settings.floor
+        return (1 - floor) * torch.softmax(self.log_weights, dim=0) + floor / len(self.log_weights)
 
     def update(self, sums: Tensor, counts: Tensor) -> Tensor:
         """One step from the summed signal and the count of each group; returns the new weights, used in the same step.
 
-        q_g <- (1 - floor) q_g exp(eta s_g) / Z + floor / G, with s_g = a_g + C / sqrt(n_g) and a_g the moving average;
-        with a reference r, max(a_g - r_g, 0) in place of a_g. Cut after averaging: noise cut at 0 in every step would
-        leave a noisy group an excess that it does not have.
+        q_g <- q_g exp(eta s_g) / Z, with s_g = a_g + C / sqrt(n_g) and a_g the moving average. With a reference r,
+        max(a_g - r_g, -E_g) in place of a_g, where E_g >= 0 is the sum of what this was in the steps before.
         """
         self._move(sums.device)
         sums, counts = sums.detach().double(), counts.detach().double()
@@ -104,12 +107,14 @@ class GroupDRO:
         if self.updates <= self.warmup_steps:
             return self.weights
         signal, moving = self._signal(present)
+        if self.reference is not None:
+            signal = torch.where(moving, torch.maximum(signal, -self.excess), 0)
+            self.excess = self.excess + signal
         raised = self.log_weights + self.settings.eta * torch.where(moving, signal + self.adjustment, 0)
         # Groups that do not move keep their weight; the others share the rest.
         mass = torch.logsumexp(self.log_weights.masked_fill(~moving, -torch.inf), dim=0)
         shared = torch.log_softmax(raised.masked_fill(~moving, -torch.inf), dim=0) + mass
-        raised = torch.log_softmax(torch.where(moving, shared, raised), dim=0)
-        self.log_weights = torch.logaddexp(raised + self.kept, self.even)
+        self.log_weights = torch.log_softmax(torch.where(moving, shared, raised), dim=0)
         return self.weights
 
     def _move(self, device: torch.device) -> None:
@@ -121,7 +126,7 @@ class GroupDRO:
 
     def _signal(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Signal of each group, and which groups move."""
-        average, last = self._above_reference(self.average), self._above_reference(self.last)
+        average, last = self._compared(self.average), self._compared(self.last)
         match self.settings.absent:
             case "zero":
                 return torch.where(present, average, 0), torch.ones_like(present)
@@ -132,9 +137,9 @@ class GroupDRO:
             case _:
                 return average, ~self.average.isnan()
 
-    def _above_reference(self, values: Tensor) -> Tensor:
-        """`values` without NaN, or with a reference their excess over it."""
-        return torch.nan_to_num(values if self.reference is None else (values - self.reference).clamp_min(0))
+    def _compared(self, values: Tensor) -> Tensor:
+        """`values`, or with a reference how far they are above it; 0 where there is none yet."""
+        return torch.nan_to_num(values if self.reference is None else values - self.reference)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -142,10 +147,11 @@ class GroupDRO:
             "log_weights": self.log_weights,
             "average": self.average,
             "last": self.last,
+            "excess": self.excess,
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
-        self.log_weights, self.average, self.last = state["log_weights"], state["average"], state["last"]
-        self.updates = state["updates"]
+        for name in self.state_dict():
+            setattr(self, name, state[name])
