@@ -23,8 +23,11 @@ MOMENTUM = {"byol", "dino", "moco"}
 
 SUSTAINED = {24: 14e12, 48: 17e12, 80: 35e12}
 """FLOP/s that a 3D ResNet in bfloat16 is assumed to sustain on cards of so many GB (A10 or RTX 4090, A6000 or L40, A100 or
-H100). The preset `modern` sustained 37 to 64e12 on an H100 (benchmarks/pretraining.md); memory bandwidth limits it, by which
+H100). The preset `modern` sustained 41 to 64e12 on an H100 (benchmarks/pretraining.md); memory bandwidth limits it, by which
 the others are scaled. An assumption; `neurorad cost` measures the machine it runs on."""
+
+HEAD_NORM_SAMPLES = 16
+"""Heads have batch norm from this batch size on; below it the statistics of a batch are of no use."""
 
 PROCESS_BYTES = 2.5e9
 """Python with torch and MONAI, and CUDA's libraries: 1.6 GB measured on the CPU, with training."""
@@ -41,7 +44,7 @@ BATCHES_IN_MEMORY = 4
 class Need:
     """Of one optimiser step: `flops`. Of one sample on the device: `sample_bytes` of activations while it is learned from, and
     `view_bytes` of volumes and views, all of a step and of the next at once. Of the run: `state_bytes` (weights, gradients,
-    AdamW, momentum network) and `parameters` of the encoder."""
+    AdamW, momentum network), `parameters` of the encoder, and whether its steps are `divisible` into micro-batches."""
 
     parameters: int
     flops: float
@@ -50,12 +53,20 @@ class Need:
     state_bytes: float
     steps: int
     batch_size: int
+    divisible: bool
+
+    def samples_at_once(self, card_gb: float) -> int:
+        """The largest even part of a batch that a card can learn from at once, a tenth of it left free; 0 if it holds none."""
+        room = 0.9 * card_gb * 1e9 - self.state_bytes - self.batch_size * self.view_bytes
+        fitting = max(0, min(self.batch_size, int(room // self.sample_bytes)))
+        return next((n for n in range(fitting, 0, -1) if self.batch_size % n == 0), 0)
 
     def micro_batches(self, card_gb: float) -> int | None:
-        """The fewest micro-batches with which a step fits a card, a tenth of which is left free; None if none does."""
-        room = 0.9 * card_gb * 1e9 - self.state_bytes - self.batch_size * self.view_bytes
-        divisors = (parts for parts in range(1, self.batch_size + 1) if self.batch_size % parts == 0)
-        return next((p for p in divisors if self.batch_size // p * self.sample_bytes <= room), None)
+        """The fewest micro-batches with which a step fits a card; None if it does not fit."""
+        samples = self.samples_at_once(card_gb)
+        if samples == self.batch_size:
+            return 1
+        return self.batch_size // samples if samples and self.divisible else None
 
     def device_bytes(self, parts: int = 1) -> float:
         """In all, with so many micro-batches."""
@@ -130,19 +141,43 @@ def _predicts(preset: Mapping[str, Any], method: str) -> bool:
     return method == "byol" or (method == "moco" and preset["moco"]["version"] == 3)
 
 
+def _decoder_flops(preset: Mapping[str, Any], size: int) -> float:
+    """FLOP of MAE's decoder, forward and backward, on the last feature map of a view: its transposed convolutions, which double
+    the size, and the last convolution."""
+    architecture, width = preset["encoder"], preset["mae"]["decoder_width"]
+    stride = 8 * architecture["stem_stride"] * (1 + architecture["stem_pool"])
+    inputs, edge = 8 * architecture["width"] * (4 if architecture["name"] == "resnet50" else 1), size // stride
+    work = 0
+    for stage in reversed(range(stride.bit_length() - 1)):
+        outputs, edge = width * min(2**stage, 8), 2 * edge
+        work += 2 * inputs * outputs * edge**3
+        inputs = outputs
+    return 3.0 * (work + 2 * inputs * 4 * 27 * edge**3)
+
+
+def divisible(preset: Mapping[str, Any], method: str) -> bool:
+    """Whether a step's samples may be divided into micro-batches: not with batch norm, in the encoder or in the heads of
+    large batches, and not where they are each other's negatives. What `pretrain` refuses, it refuses by the networks themselves."""
+    heads = method == "byol" and preset["training"]["batch_size"] >= HEAD_NORM_SAMPLES
+    third = method == "moco" and preset["moco"]["version"] == 3
+    return not (preset["encoder"]["norm"] in ("batch", "sync") or heads or third)
+
+
 def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 192, 160)) -> Need:
-    """What a run needs on a GPU, in bfloat16. `shape`: of a volume. Heads, and the work of MAE's decoder, are left out.
+    """What a run needs on a GPU, in bfloat16. `shape`: of a volume. Heads are left out.
 
     Of the preset `modern` the memory is 0.86 to 0.92 of the peak that was measured on an H100.
     """
     architecture, training = preset["encoder"], preset["training"]
     learned = views(preset, method)
     both = method == "dino" or _predicts(preset, method)
-    watched = [max(learned)] * (2 if both else 1 if method == "moco" else 0)
+    of_features = method == "mae" and preset["mae"]["masking"] == "voxel_feature"
+    watched = [max(learned)] * (2 if both else 1 if method == "moco" or of_features else 0)
     work = sum(learning_flops(architecture, size) for size in learned)
     work += sum(forward_flops(architecture, size) for size in watched)
     numbers = sum(activation_numbers(architecture, size) for size in learned)
-    if method == "mae":
+    if method == "mae" and not of_features:
+        work += _decoder_flops(preset, max(learned))
         # The decoder's convolution, norm and activation at full size, and at half of it an axis, with twice the channels, ...
         numbers += 4 * preset["mae"]["decoder_width"] * max(learned) ** 3
     parameters = encoder_parameters(architecture)
@@ -150,7 +185,7 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
     channels = 8 if architecture["presence"] else 4
     inputs = channels * (2 * sum(size**3 for size in learned) + 4 * max(learned) ** 3)
     # Volumes in float16, views in float32, of this step and of the next.
-    seen = [*learned, *([] if both else watched)]
+    seen = [*learned, *([] if both or of_features else watched)]
     view_bytes = 2 * 4 * (2 * math.prod(shape) + 4 * sum(size**3 for size in seen))
     return Need(
         parameters=parameters,
@@ -160,6 +195,7 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
         state_bytes=4 * parameters * (4 + (1 if method in MOMENTUM else 0)),
         steps=training["steps"],
         batch_size=training["batch_size"],
+        divisible=divisible(preset, method),
     )
 
 

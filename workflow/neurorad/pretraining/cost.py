@@ -21,9 +21,8 @@ def probe_samples(preset: Preset, method: str, shape: tuple[int, int, int], devi
     """On a GPU those that it holds of a batch: two leave it idle, and would have told seven hours where it needs one."""
     if device.type != "cuda":
         return PROBE_SAMPLES
-    size = preset.training.batch_size
     room = torch.cuda.get_device_properties(device).total_memory / 1e9
-    return size // (need(preset.values, method, shape).micro_batches(room) or size)
+    return need(preset.values, method, shape).samples_at_once(room)
 
 
 def random_scans(shape: tuple[int, int, int], count: int) -> Scans:
@@ -35,10 +34,13 @@ def random_scans(shape: tuple[int, int, int], count: int) -> Scans:
 
 def probe(
     preset: Preset, method: str, shape: tuple[int, int, int], device: torch.device, seconds: float
-) -> tuple[float, int, float]:
+) -> tuple[float, int, float] | None:
     """Samples a second, views and optimiser included, over at most `PROBE_STEPS` steps of `probe_samples` samples and
-    at most about `seconds`; number of steps; peak bytes of a GPU, or 0. A first step is not counted."""
+    at most about `seconds`; number of steps; peak bytes of a GPU, or 0. A first step is not counted. None on a GPU that
+    does not hold the two samples that a batch has at least."""
     count = probe_samples(preset, method, shape, device)
+    if count < 2:
+        return None
     scans = random_scans(shape, count)
     preset = replace(preset, training=replace(preset.training, batch_size=count, log_every=10**9))
     run, fabric = Run(method, "dro", 0, preset), make_fabric(device)
@@ -70,7 +72,7 @@ def card(
     device: str,
     measured: tuple[float, int, float] | None,
 ) -> str:
-    """The card as text."""
+    """The card as text. `measured`: what `probe` returned."""
     wanted = need(preset.values, method, shape)
     samples = wanted.steps * wanted.batch_size
     lines = [
@@ -85,7 +87,8 @@ def card(
     ]
     for gigabytes, speed in SUSTAINED.items():
         parts = wanted.micro_batches(gigabytes)
-        fits = "does not fit" if parts is None else "" if parts == 1 else f", --accumulate {parts}"
+        whole = "" if wanted.divisible else ", and cannot be divided by --accumulate"
+        fits = f"does not fit{whole}" if parts is None else "" if parts == 1 else f", --accumulate {parts}"
         hours = "" if parts is None else f"{wanted.hours(speed):.1f} h"
         lines.append(f"{gigabytes} GB card         {hours}{fits} (assumed: {speed / 1e12:.0f} TFLOP/s sustained)")
     if measured:

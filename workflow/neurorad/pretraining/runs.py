@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from neurorad.encoder import initialised
+from neurorad.pretraining.arithmetic import HEAD_NORM_SAMPLES
 from neurorad.pretraining.byol import Byol
 from neurorad.pretraining.choice import Choice
 from neurorad.pretraining.devices import OneStep
@@ -138,17 +139,14 @@ def _with_common_statistics(method: Method, fabric: Fabric, batch_size: int, par
     """Batch norm over the samples of all devices. Raises InputError where that cannot be."""
     if not any(isinstance(module, NORMS) for module in method.modules()):
         return method
+    without = f"use encoder.norm group and training.batch_size below {HEAD_NORM_SAMPLES} (heads without batch norm)"
     if parts > 1:
         raise InputError(
-            f"--accumulate {parts}: batch norm would see {batch_size // parts} samples at a time and not "
-            f"{batch_size}; use encoder.norm group and training.batch_size below 16 (heads without batch norm), or no "
-            "accumulation"
+            f"--accumulate {parts}: batch norm would see {batch_size // parts} samples at a time and not {batch_size}; "
+            f"{without}, or no accumulation"
         )
     if fabric.world_size == 1:
         return method
     if fabric.device.type != "cuda":
-        raise InputError(
-            "batch norm over several processes needs GPUs; use encoder.norm group and training.batch_size below 16 "
-            "(heads without batch norm), or --devices 1"
-        )
+        raise InputError(f"batch norm over several processes needs GPUs; {without}, or --devices 1")
     return nn.SyncBatchNorm.convert_sync_batchnorm(method)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neurorad.encoder import Encoder, group_norm
+from neurorad.pretraining.arithmetic import HEAD_NORM_SAMPLES
 from neurorad.pretraining.geometry import Crop
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -101,10 +102,10 @@ def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
 def head(widths: Sequence[int], batch_size: int) -> nn.Sequential:
     """Linear, norm, ReLU, ..., Linear.
 
-    Batch norm needs at least 16 samples for usable statistics; below that the norm is a group norm.
+    With fewer samples than batch norm needs for usable statistics the norm is a group norm.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
-        norm = nn.BatchNorm1d(outputs) if batch_size >= 16 else group_norm(outputs)
+        norm = nn.BatchNorm1d(outputs) if batch_size >= HEAD_NORM_SAMPLES else group_norm(outputs)
         layers += [nn.Linear(inputs, outputs, bias=False), norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
