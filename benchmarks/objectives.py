@@ -182,7 +182,7 @@ def trained(out: Path, presets: Path, scans: Scans, name: str) -> torch.nn.Modul
     reference = None
     if objective == "excess":
         base = out / "encoders" / f"{method}-base-s{seed}"
-        reference = read_reference(base, method, preset.values, scans.manifest_sha256)
+        reference = read_reference(base, method, seed, preset.values, scans.manifest_sha256)
     run = Run(method, objective, seed, preset, reference)
     folder.mkdir(parents=True, exist_ok=True)
     progress = train(run, scans, folder, make_fabric(torch.device("cpu")), say=lambda text: None)

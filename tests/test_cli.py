@@ -3,7 +3,7 @@
 import pytest
 
 from neurorad.cli import STAGES, main, parser
-from neurorad.whole_numbers import natural, positive
+from neurorad.flag_values import natural, positive
 
 
 def verbs() -> list[str]:
@@ -40,6 +40,57 @@ def test_whole_numbers_have_a_least_value_in_every_verb(capsys):
             main(command)
         assert left.value.code == 2
         assert f"{wrong} is no whole number of at least {int('seed' not in wrong)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["nan", "-1", "inf", "soon"])
+def test_seconds_are_finite_and_not_negative(wrong, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["cost", "--preset", "demo", "--method", "moco", "--seconds", wrong])
+    assert left.value.code == 2
+    assert f"argument --seconds: {wrong!r} is no number of seconds of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["a file", "below a file"])
+def test_a_file_where_a_folder_is_meant_is_one_line(way, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / ("encoder" if way == "below a file" else "")
+    run = [
+        "pretrain",
+        "--method",
+        "byol",
+        "--objective",
+        "base",
+        "--seed",
+        "0",
+        "--preset",
+        "demo",
+        "--manifest",
+        "m.tsv",
+    ]
+    with pytest.raises(SystemExit) as left:
+        main([*run, "--out", str(out)])
+    assert left.value.code == 2
+    assert "a folder is meant and a file has its name" in capsys.readouterr().err
+
+
+def test_memory_that_is_lacking_is_one_line(capsys, monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        """PyTorch's, of a GPU."""
+
+    for problem, said in (
+        (MemoryError(), "mem_mb"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "mem_mb"),
+        (OutOfMemoryError("CUDA out of memory"), "the GPU is full"),
+        (RuntimeError("a fault of ours"), None),
+    ):
+
+        def fail(args, problem=problem):
+            raise problem
+
+        monkeypatch.setattr("neurorad.pretraining.commands.cost", fail)
+        with pytest.raises(SystemExit if said else RuntimeError):
+            main(["cost", "--preset", "demo", "--method", "moco"])
+        assert (said or "") in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line_and_exit_2(tmp_path, capsys):

@@ -110,9 +110,9 @@ def test_only_an_empty_cell_is_missing_whatever_patients_and_sessions_are_called
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="not '.xlsx'"):
+    with pytest.raises(InputError, match="not '.xlsx'"):
         write_table(tmp_path / "table.xlsx", pd.DataFrame())
-    with pytest.raises(ValueError, match="not '.xlsx'"):
+    with pytest.raises(InputError, match="not '.xlsx'"):
         read_table(tmp_path / "table.xlsx")
     assert not list(tmp_path.iterdir())
 

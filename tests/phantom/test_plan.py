@@ -281,7 +281,7 @@ def test_a_typo_without_a_patient_to_misspell_is_named(recipe):
     ("text", "message"),
     [
         (None, "cannot be read"),
-        ("a: [", "cannot be read"),
+        ("a: [", "not valid YAML"),
         ("- 1", "has no `cohorts`"),
         ("cohorts: {brats-gli: {}}", "unknown cohort brats-gli; known: brats-gli-post"),
         ("{cohorts: {cuimc: {}}, faults: [{kind: typo}]}", "unknown fault 'typo'; known: missing sequence"),

@@ -146,6 +146,12 @@ def test_the_card_says_what_does_not_fit_and_what_may_be_done(method, said, monk
     assert said in cost.card(read_preset(PRESETS, "modern", method), method, (160, 192, 160), "cpu", None)
 
 
+def test_a_volume_that_nobody_has_is_refused_before_it_is_made(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["cost", "--preset", "demo", "--method", "moco", "--shape", "700", "800", "900"])
+    assert "--shape 700 800 900: no volume has more than 134217728 voxels" in capsys.readouterr().err
+
+
 def test_arithmetic_imports_no_torch():
     """Snakemake reads it with the workflow, a second's import for every job."""
     code = "import neurorad.pretraining.arithmetic, sys; sys.exit('torch' in sys.modules)"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neurorad.encoder_names import OBJECTIVES
-from neurorad.files import read_json, write_json, write_table
+from neurorad.files import write_json, write_table
 from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.pretraining.dro import DroSettings, group_sums
 from neurorad.pretraining.objectives import (
@@ -135,22 +135,25 @@ def test_the_reference_is_the_end_of_each_groups_signal(tmp_path):
 
 def test_only_the_base_run_of_the_same_method_preset_and_manifest_is_a_reference(tmp_path):
     preset = {"training": {"steps": 20}}
-    card = {"architecture": {}, "preprocessing": {}, "method": "byol", "objective": "base", "manifest_sha256": "m"}
-    write_json(tmp_path / "card.json", {**card, "preset": {"name": "x", "values": preset}})
+    card = {"architecture": {}, "preprocessing": {}, "method": "byol", "objective": "base", "seed": 3}
+    card |= {"manifest_sha256": "m", "preset": {"name": "x", "values": preset}}
+    write_json(tmp_path / "card.json", card)
     with pytest.raises(InputError, match=r"has no groups\.csv"):
-        read_reference(tmp_path, "byol", preset, "m")
+        read_reference(tmp_path, "byol", 3, preset, "m")
     write_table(tmp_path / "groups.csv", groups_csv())
-    assert read_reference(tmp_path, "byol", preset, "m")["7"] == pytest.approx(3.15)
+    assert read_reference(tmp_path, "byol", 3, preset, "m")["7"] == pytest.approx(3.15)
     for wrong, what in (
-        (("mae", preset, "m"), "method"),
-        (("byol", {"training": {"steps": 9}}, "m"), "preset"),
-        (("byol", preset, "n"), "manifest_sha256"),
+        (("mae", 3, preset, "m"), "method"),
+        (("byol", 4, preset, "m"), "seed"),
+        (("byol", 3, {"training": {"steps": 9}}, "m"), "preset"),
+        (("byol", 3, preset, "n"), "manifest_sha256"),
     ):
         with pytest.raises(InputError, match=f"differs from this run in {what};"):
             read_reference(tmp_path, *wrong)
-    write_json(tmp_path / "card.json", {**read_json(tmp_path / "card.json"), "objective": "dro"})
-    with pytest.raises(InputError, match="differs from this run in objective"):
-        read_reference(tmp_path, "byol", preset, "m")
+    for key, value in (("objective", "dro"), ("preset", None), ("preset", [1])):
+        write_json(tmp_path / "card.json", {**card, key: value})
+        with pytest.raises(InputError, match=f"differs from this run in {key};"):
+            read_reference(tmp_path, "byol", 3, preset, "m")
 
 
 # Toys: linear regression on four groups, trained by the sampler, the shipped settings of `dro`, the weighting and the loss of a

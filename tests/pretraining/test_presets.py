@@ -80,6 +80,11 @@ SLIPS = {
         p["byol"]["crop"].update(size=16),
     ),
     r"schedule is 'steps', not one of cosine, constant": lambda p: p["training"].update(schedule="steps"),
+    r"training: training\.sampling is 'odd', not one of balanced, natural, by_objective": lambda p: p[
+        "training"
+    ].update(sampling="odd"),
+    r"intensity\.gamma 0\.5, contrast 1\.3 and": lambda p: p["intensity"].update(gamma=0.5),
+    r"dro\.eta: 1e\+308 is not within \[0, 1e\+06\]": lambda p: p["dro"].update(eta=1e308),
     r"byol\.momentum: 1\.5 is not within \[0, 1\]": lambda p: p["byol"].update(momentum=[0.9, 1.5]),
     r"byol\.hidden: 0 is not within \[1, inf\]": lambda p: p["byol"].update(hidden=0),
     r"intensity\.noise: -0\.1 is not within \[0, inf\]": lambda p: p["intensity"].update(noise=-0.1),
@@ -106,8 +111,15 @@ def test_unknown_names_are_refused(tmp_path):
         read_preset(SHIPPED, "huge", "byol")
     with pytest.raises(InputError, match="method 'simclr'"):
         read_preset(SHIPPED, "demo", "simclr")
-    with pytest.raises(InputError, match="no such preset file"):
+    with pytest.raises(InputError, match=r"none\.yaml: cannot be read \(No such file"):
         read_preset(tmp_path / "none.yaml", "demo", "byol")
+    (tmp_path / "latin.yaml").write_bytes("# für\ndemo: {}".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.yaml: not UTF-8"):
+        read_preset(tmp_path / "latin.yaml", "demo", "byol")
+    (tmp_path / "numbered.yaml").write_text(yaml.safe_dump({7: yaml.safe_load(SHIPPED.read_text())["demo"]}))
+    assert read_preset(tmp_path / "numbered.yaml", "7", "byol").training.steps == 20
+    with pytest.raises(InputError, match="no preset 'demo'; it has 7"):
+        read_preset(tmp_path / "numbered.yaml", "demo", "byol")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(InputError, match="not valid YAML"):
         read_preset(tmp_path / "broken.yaml", "demo", "byol")

@@ -43,6 +43,8 @@ CANNOT_WRITE = {
     errno.EACCES: "mend the permissions",
     errno.ENOENT: "mend the path",
     errno.EISDIR: "a file is meant and a folder has its name: rename it",
+    errno.EEXIST: "a folder is meant and a file has its name: rename it",
+    errno.ENOTDIR: "a folder is meant and a file has its name: rename it",
 }
 """What stops a job that is no fault of the code -> the way out."""
 
@@ -89,13 +91,20 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    except MemoryError:
-        print(
-            f"neurorad {args.verb}: out of memory; ask for more (`mem_mb` of the rule in the profile), or run fewer jobs "
-            "side by side",
-            file=sys.stderr,
-        )
+    except (MemoryError, RuntimeError) as problem:
+        if (way_out := _out_of_memory(problem)) is None:
+            raise
+        print(f"neurorad {args.verb}: out of memory; {way_out}", file=sys.stderr)
         sys.exit(2)
+
+
+def _out_of_memory(problem: Exception) -> str | None:
+    """The way out, where memory is what was lacking. PyTorch tells it by RuntimeErrors, that of a GPU by one of its own name."""
+    if type(problem).__name__ == "OutOfMemoryError":
+        return "the GPU is full: take a larger one, fewer samples a batch, or --accumulate where there is one"
+    if isinstance(problem, MemoryError) or "can't allocate memory" in str(problem):
+        return "ask for more (`mem_mb` of the rule in the profile), or run fewer jobs side by side"
+    return None
 
 
 if __name__ == "__main__":

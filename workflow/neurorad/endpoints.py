@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from neurorad import RESOURCES
+from neurorad.files import read_yaml
 
 TIMES = {"os": ("os_days", "event"), "pfs": ("pfs_days", "progressed")}
 """Time-to-event endpoint -> its columns of patients.tsv: days, and 1 event or 0 censored. Progression counts from the same
@@ -36,7 +36,7 @@ class Endpoint:
 
 def endpoints(decided: Mapping[str, Any] | None = None) -> dict[str, Endpoint]:
     """Every endpoint by name. `decided`: the config's `labels` block, whose cut-offs go before the declared ones."""
-    declared = yaml.safe_load((RESOURCES / "endpoints.yaml").read_text(encoding="utf-8"))
+    declared = read_yaml(RESOURCES / "endpoints.yaml")
     known = {name: Endpoint(name, **entry) for name, entry in declared.items()}
     chosen = decided or {}
     for key, name in CUTOFFS.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from neurorad.problems import InputError
 
@@ -106,6 +107,18 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
 
 
+def read_yaml(path: str | Path) -> Any:
+    """Raises InputError for a file that cannot be read, or is no YAML in UTF-8."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem.strerror}); give the path of a YAML file") from problem
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path}: not UTF-8 ({problem}); save it again as UTF-8") from problem
+    except yaml.YAMLError as problem:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from problem
+
+
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table by suffix: `.tsv`, `.csv` or `.parquet`; missing values are empty cells."""
     with atomic(path) as temporary:
@@ -117,7 +130,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
             case ".parquet":
                 table.to_parquet(temporary, index=False, write_page_checksum=True)
             case other:
-                raise ValueError(f"{path}: a table is written as .tsv, .csv or .parquet, not {other!r}")
+                raise InputError(f"{path}: a table is written as .tsv, .csv or .parquet, not {other!r}")
 
 
 def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", "scan")) -> pd.DataFrame:
@@ -125,7 +138,7 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
     a patient may be called NA, and a session None.
 
     Raises:
-        InputError: an empty table, or a `.parquet` whose bytes are not those that were written (its pages carry checksums).
+        InputError: another suffix, an empty table, or a `.parquet` whose bytes are not those that were written (its pages carry checksums).
     """
     try:
         match Path(path).suffix:
@@ -139,7 +152,7 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
         raise
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as problem:
         raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
-    raise ValueError(f"{path}: a table is read from .tsv, .csv or .parquet, not {Path(path).suffix!r}")
+    raise InputError(f"{path}: a table is read from .tsv, .csv or .parquet, not {Path(path).suffix!r}")
 
 
 def sha256(path: str | Path) -> str:

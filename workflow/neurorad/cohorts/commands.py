@@ -12,8 +12,8 @@ import pandas as pd
 
 from neurorad.cohorts.exclusions import EXCLUDED_COLUMNS
 from neurorad.files import read_json, read_table, sha256, write_json, write_table, write_text
+from neurorad.flag_values import positive
 from neurorad.problems import InputError
-from neurorad.whole_numbers import positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from neurorad.flag_values import natural, positive
 from neurorad.problems import InputError
-from neurorad.whole_numbers import natural, positive
 
 ENCODERS = Path("results/encoders")
 """Where an encoder is looked for that is given by its name."""

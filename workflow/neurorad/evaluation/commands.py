@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorad.evaluation.given import read_all, read_embeddings, read_folds, read_patients, read_stamp
-from neurorad.whole_numbers import natural, positive
+from neurorad.flag_values import natural, positive
 
 TABLES: dict[str, Any] = {"nargs": "+", "type": Path, "metavar": "PARQUET"}
 FLAGS: dict[str, dict[str, Any]] = {

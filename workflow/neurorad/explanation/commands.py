@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from neurorad.flag_values import natural, positive
 from neurorad.problems import InputError
-from neurorad.whole_numbers import natural, positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:

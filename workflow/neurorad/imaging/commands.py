@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from neurorad.files import atomic, folder_sha256, read_table, sha256, write_table, write_text
+from neurorad.flag_values import natural, positive
 from neurorad.likeness import thumbnail
 from neurorad.problems import InputError
 from neurorad.volumes import SEQUENCES, VolumeError, load, load_card, save
-from neurorad.whole_numbers import natural, positive
 
 INDEX_COLUMNS = ["cohort", "scan", "patient", "session", "state", "absent", "volume", "sha256", "status", "reason"]
 """`absent`: the sequences that the scan lacks, whose channels are 0 (`missing_sequence: zero`)."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from neurorad import RESOURCES
 from neurorad.files import write_json
+from neurorad.flag_values import natural
 from neurorad.problems import InputError
-from neurorad.whole_numbers import natural
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from neurorad.files import read_yaml
 from neurorad.problems import InputError
 from neurorad.seeds import generator
 
@@ -94,12 +94,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         InputError: unreadable, or a cohort that no writer knows.
     """
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
-        raise InputError(
-            f"phantom recipe {path}: cannot be read ({problem}); start from resources/phantom.yaml"
-        ) from None
+    recipe = read_yaml(path)
     if not isinstance(recipe, dict) or not isinstance(recipe.get("cohorts"), dict):
         raise InputError(f"phantom recipe {path}: has no `cohorts`; start from resources/phantom.yaml")
     unknown = sorted(set(recipe["cohorts"]) - set(PATIENT_NAMES))

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from neurorad import RESOURCES
+from neurorad.files import read_yaml
 from neurorad.problems import InputError
 
 PRESETS = RESOURCES / "presets.yaml"
@@ -205,16 +204,13 @@ def preset_values(name: str, path: str | Path = PRESETS) -> dict[str, Any]:
     Raises:
         InputError: no such file, no YAML, or no preset of this name.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such preset file")
-    try:
-        presets = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as problem:
-        raise InputError(f"{path}: not valid YAML: {problem}") from problem
+    presets = read_yaml(path)
     if not isinstance(presets, Mapping):
         raise InputError(f"{path}: expected names of presets with their keys, got {presets!r}")
+    # YAML reads a name of digits as a number.
+    presets = {str(key): values for key, values in presets.items()}
     if name not in presets:
-        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(map(str, presets))}")
+        raise InputError(f"{path}: no preset {name!r}; it has {', '.join(presets)}")
     if not isinstance(presets[name], Mapping):
         raise InputError(f"{path}: preset {name}: expected keys and values, got {presets[name]!r}")
     return presets[name]

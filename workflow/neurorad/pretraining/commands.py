@@ -1,13 +1,17 @@
 """`neurorad pretrain` and `neurorad cost`."""
 
 import argparse
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
 from neurorad.encoder_names import METHODS, OBJECTIVES
+from neurorad.flag_values import natural, positive, seconds
 from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.problems import InputError
-from neurorad.whole_numbers import natural, positive
+
+LARGEST_VOLUME = 2**27
+"""Voxels: a head at 0.35 mm."""
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -35,7 +39,9 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--presets", type=Path, default=PRESETS, metavar="YAML", help="preset file [the shipped one]")
     verb.add_argument("--manifest", required=True, type=Path, metavar="TSV")
     verb.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    verb.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints [300]")
+    verb.add_argument(
+        "--checkpoint-seconds", type=seconds, default=300.0, metavar="S", help="between checkpoints [300]"
+    )
     verb.add_argument(
         "--threads", type=positive, default=1, metavar="N", help="CPU threads of all devices together [1]"
     )
@@ -71,7 +77,7 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument(
         "--shape", type=positive, nargs=3, default=[160, 192, 160], metavar="N", help="of a volume [160 192 160]"
     )
-    verb.add_argument("--seconds", type=float, default=120.0, metavar="S", help="longest probe; 0 is none [120]")
+    verb.add_argument("--seconds", type=seconds, default=120.0, metavar="S", help="longest probe; 0 is none [120]")
     verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads [1]")
     verb.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     verb.set_defaults(run=cost)
@@ -89,6 +95,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from neurorad.pretraining.outputs import write_outputs
     from neurorad.pretraining.presets import read_preset
     from neurorad.pretraining.runs import Run
+    from neurorad.pretraining.sampler import check_sampling
     from neurorad.pretraining.scans import read_scans
 
     if (args.objective == "excess") != (args.reference is not None):
@@ -96,6 +103,7 @@ def pretrain(args: argparse.Namespace) -> None:
             f"--objective {args.objective}: --reference is needed by excess and means nothing to the others"
         )
     preset = read_preset(args.presets, args.preset, args.method)
+    check_sampling(preset.training.sampling, args.objective, preset.dro.allow_natural)
     fabric = make_fabric(choose_device(args.device), args.devices)
     torch.set_num_threads(max(1, args.threads // fabric.world_size))
     # Only the first process writes; were it refused, the others end with it.
@@ -103,7 +111,7 @@ def pretrain(args: argparse.Namespace) -> None:
         scans = read_scans(args.manifest, args.threads)
         reference = None
         if args.reference:
-            reference = read_reference(args.reference, args.method, preset.values, scans.manifest_sha256)
+            reference = read_reference(args.reference, args.method, args.seed, preset.values, scans.manifest_sha256)
         run = Run(args.method, args.objective, args.seed, preset, reference, args.checkpoint)
         progress = train(run, scans, args.out, fabric, args.accumulate, args.checkpoint_seconds)
         if fabric.is_global_zero:
@@ -121,5 +129,9 @@ def cost(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     preset = read_preset(args.presets, args.preset, args.method)
+    if math.prod(args.shape) > LARGEST_VOLUME:
+        raise InputError(
+            f"--shape {' '.join(map(str, args.shape))}: no volume has more than {LARGEST_VOLUME} voxels; 160 192 160 is 1 mm"
+        )
     measured = probe(preset, args.method, tuple(args.shape), device, args.seconds) if args.seconds else None
     print(card(preset, args.method, tuple(args.shape), device.type, measured))

@@ -46,7 +46,8 @@ class Intensity:
     def __post_init__(self) -> None:
         if self.gamma < 1 or self.contrast < 1 or self.low_resolution < 1 or not 0 <= self.gibbs < 1:
             raise InputError(
-                "intensity.gamma, contrast and low_resolution are factors of at least 1, gibbs lies in [0, 1)"
+                f"intensity.gamma {self.gamma}, contrast {self.contrast} and low_resolution {self.low_resolution} are factors "
+                f"of at least 1, gibbs {self.gibbs} lies in [0, 1)"
             )
 
     def does(self, effect: str) -> bool:

@@ -71,7 +71,7 @@ def group_weighting(
     if missing:
         raise InputError(
             f"objective excess: no reference loss of {', '.join(missing)}; give --reference, the folder of the base "
-            "encoder of the same method, trained on the same manifest"
+            "encoder of the same method and seed, trained on the same manifest"
         )
     return GroupDRO(list(groups.values()), settings, warmup_steps, [known[group] for group in groups])
 
@@ -87,22 +87,24 @@ def total_loss(objective: str, loss: Tensor, groups: Tensor, weights: Tensor) ->
 
 
 def read_reference(
-    folder: str | Path, method: str, preset: Mapping[str, Any], manifest_sha256: str
+    folder: str | Path, method: str, seed: int, preset: Mapping[str, Any], manifest_sha256: str
 ) -> dict[str, float]:
     """Signal that the base run in `folder` ended with, of each group: the mean over the samples of the last
     `REFERENCE_SHARE` of the logged steps that held the group.
 
     Raises:
-        InputError: not a base run of this method, preset and manifest, no groups.csv, or a group without any loss.
+        InputError: not a base run of this method, seed, preset and manifest, no groups.csv, or a group without any loss.
     """
     card = load_card(folder)
-    expected = {"method": method, "objective": "base", "manifest_sha256": manifest_sha256, "preset": dict(preset)}
-    found = {**card, "preset": card.get("preset", {}).get("values")}
-    differing = [key for key, value in expected.items() if found.get(key) != value]
+    expected = {"method": method, "objective": "base", "seed": seed, "manifest_sha256": manifest_sha256}
+    differing = [key for key, value in expected.items() if card.get(key) != value]
+    trained = card.get("preset")
+    if not isinstance(trained, Mapping) or trained.get("values") != preset:
+        differing.append("preset")
     if differing:
         raise InputError(
             f"--reference {folder}: differs from this run in {', '.join(differing)}; the reference is the base encoder "
-            "of the same method, preset and manifest"
+            "of the same method, seed, preset and manifest"
         )
     path = Path(folder) / "groups.csv"
     if not path.is_file():

@@ -16,6 +16,7 @@ from neurorad.pretraining.geometry import Crop, Geometry
 from neurorad.pretraining.intensity import Intensity
 from neurorad.pretraining.mae import MaeSettings
 from neurorad.pretraining.moco import MocoSettings
+from neurorad.pretraining.sampler import SAMPLING
 from neurorad.problems import InputError
 
 METHOD_SETTINGS = {"byol": ByolSettings, "dino": DinoSettings, "mae": MaeSettings, "moco": MocoSettings}
@@ -32,6 +33,8 @@ LIMITS: dict[str, Limits] = {
     **dict.fromkeys(("hidden", "output", "bottleneck", "block", "decoder_width"), (1, math.inf)),
     **dict.fromkeys(("student_temperature", "teacher_temperature"), (0.001, math.inf)),
     "prototypes": (2, math.inf),
+    # Far above any use; beyond, a weight would be inf - inf.
+    **dict.fromkeys(("eta", "adjustment"), (0, 1e6)),
 }
 """Least and largest value of each number that its section does not check itself."""
 
@@ -62,8 +65,9 @@ class Training:
                 f"training.learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, "
                 f"warmup {self.warmup} in [0, 1), weight_decay {self.weight_decay} at least 0"
             )
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"training.schedule is {self.schedule!r}, not one of {', '.join(SCHEDULES)}")
+        for key, known in (("schedule", SCHEDULES), ("sampling", SAMPLING)):
+            if getattr(self, key) not in known:
+                raise InputError(f"training.{key} is {getattr(self, key)!r}, not one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,25 @@ class NaturalSampler:
         return [int(orders[draw // self.scans][draw % self.scans]) for draw in draws]
 
 
+def check_sampling(sampling: str, objective: str, allow_natural: bool) -> None:
+    """Refuse what `make_sampler` could make and nobody means.
+
+    Raises:
+        InputError: `dro` or `excess` with natural sampling without `allow_natural`, as a group's absence then counts and
+            all weight drifts to the largest group; the objective `balanced` where base is balanced already.
+    """
+    if objective == "balanced" and sampling == "balanced":
+        raise InputError(
+            "preset: training.sampling is balanced for every objective, so the objective balanced would be base once "
+            "more; set training.sampling to by_objective (base natural, the others balanced) or leave balanced out"
+        )
+    if objective in ("dro", "excess") and sampling == "natural" and not allow_natural:
+        raise InputError(
+            f"preset: training.sampling is natural and the objective is {objective}: weights would follow how often a "
+            "group appears, not its loss; set training.sampling to balanced (or dro.allow_natural to true, knowingly)"
+        )
+
+
 def make_sampler(
     sampling: str,
     objective: str,
@@ -87,22 +106,10 @@ def make_sampler(
     `base` and balanced for the others. The objective `balanced` is always sampled so.
 
     Raises:
-        InputError: unknown sampling; `dro` or `excess` with natural sampling without `allow_natural`, as a group's
-            absence then counts and all weight drifts to the largest group; `balanced` where base is balanced already.
+        InputError: as `check_sampling`.
     """
-    if sampling not in SAMPLING:
-        raise InputError(f"preset: training.sampling is {sampling!r}, not one of {', '.join(SAMPLING)}")
-    if objective == "balanced" and sampling == "balanced":
-        raise InputError(
-            "preset: training.sampling is balanced for every objective, so the objective balanced would be base once "
-            "more; set training.sampling to by_objective (base natural, the others balanced) or leave balanced out"
-        )
+    check_sampling(sampling, objective, allow_natural)
     natural = sampling == "natural" or (sampling == "by_objective" and objective == "base")
     if objective == "balanced" or not natural:
         return BalancedSampler(groups, patients, batch_size, seed)
-    if objective in ("dro", "excess") and not allow_natural:
-        raise InputError(
-            f"preset: training.sampling is natural and the objective is {objective}: weights would follow how often a "
-            "group appears, not its loss; set training.sampling to balanced (or dro.allow_natural to true, knowingly)"
-        )
     return NaturalSampler(len(patients), batch_size, seed)

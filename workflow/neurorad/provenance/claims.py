@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from neurorad import RESOURCES
+from neurorad.files import read_yaml
 from neurorad.problems import InputError
 
 COLUMNS = ("claim", "paper", "this_study", "made_of", "rule", "file", "source", "contradiction")
@@ -16,7 +16,7 @@ COLUMNS = ("claim", "paper", "this_study", "made_of", "rule", "file", "source", 
 
 def read_claims() -> list[dict[str, Any]]:
     """The paper's numbers, as declared in `resources/claims.yaml`."""
-    return yaml.safe_load((RESOURCES / "claims.yaml").read_text(encoding="utf-8"))["claims"]
+    return read_yaml(RESOURCES / "claims.yaml")["claims"]
 
 
 def ledger(tables: Mapping[str, pd.DataFrame], claims: list[dict[str, Any]]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from neurorad.analysis_plan import LOCK, NOT_LOCKED
-from neurorad.whole_numbers import positive
+from neurorad.flag_values import positive
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -149,16 +149,14 @@ def add_verbs(verbs: argparse._SubParsersAction) -> None:
 
 def run_crate(args: argparse.Namespace) -> None:
     """List every file of the study with its checksum and what made it."""
-    import yaml
-
     from neurorad import RESOURCES
-    from neurorad.files import write_json
+    from neurorad.files import read_yaml, write_json
     from neurorad.provenance.crate import build, write_companions
     from neurorad.provenance.manifest import read_manifest
 
     made = read_manifest(args.manifest)
-    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-    known = yaml.safe_load((RESOURCES / "data_sources.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(args.config)
+    known = read_yaml(RESOURCES / "data_sources.yaml")
     releases = {block["release"] for block in (config.get("cohorts") or {}).values()}
     companions = write_companions(args.out.parent, made)
     files = [args.manifest, *args.files, *companions]
@@ -298,10 +296,9 @@ def run_claims(args: argparse.Namespace) -> None:
 def run_documents(args: argparse.Namespace) -> None:
     """Checklists, model cards and data sheets."""
     import pandas as pd
-    import yaml
 
     from neurorad import RESOURCES
-    from neurorad.files import read_json, read_table, sha256, write_table, write_text
+    from neurorad.files import read_json, read_table, read_yaml, sha256, write_table, write_text
     from neurorad.provenance.documents import CHECKLISTS, checklist_rows, documents
     from neurorad.provenance.study_facts import Study, facts
 
@@ -310,7 +307,7 @@ def run_documents(args: argparse.Namespace) -> None:
         return pd.concat([table for table in held if len(table)] or held[:1], ignore_index=True)
 
     study = Study(
-        config=yaml.safe_load(args.config.read_text(encoding="utf-8")),
+        config=read_yaml(args.config),
         audit=read_json(args.audit),
         plan=args.plan,
         tables={path.stem: read_table(path) for path in args.tables},
@@ -319,7 +316,7 @@ def run_documents(args: argparse.Namespace) -> None:
         excluded=rows("excluded.tsv"),
         cards={folder.name: read_json(folder / "card.json") for folder in args.encoders},
         weights={folder.name: sha256(folder / "encoder.safetensors") for folder in args.encoders},
-        sources=yaml.safe_load((RESOURCES / "data_sources.yaml").read_text(encoding="utf-8")),
+        sources=read_yaml(RESOURCES / "data_sources.yaml"),
     )
     for name, text in documents(study).items():
         write_text(args.out / name, text)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from neurorad import RESOURCES
+from neurorad.files import read_yaml
 from neurorad.provenance.study_facts import ABSENT, Study, demographics, facts, label_counts, reasons
 
 CHECKLISTS = ("TRIPOD-AI", "CLAIM-2024")
@@ -28,7 +28,7 @@ def documents(study: Study) -> dict[str, str]:
 
 def items_of(name: str) -> dict[str, Any]:
     """A checklist, as its file in `resources/checklists` holds it."""
-    return yaml.safe_load((RESOURCES / "checklists" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(RESOURCES / "checklists" / f"{name}.yaml")
 
 
 def checklist_rows(name: str, known: Mapping[str, str]) -> pd.DataFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
-import yaml
 
 from neurorad import RESOURCES
+from neurorad.files import read_yaml
 from neurorad.problems import InputError
 from neurorad.reporting.cohort_figures import OS, decided_endpoints, label_counts, label_status
 from neurorad.reporting.flow import scan_flow
@@ -109,7 +109,7 @@ def decision_table(tables: Tables) -> pd.DataFrame:
 
 def preset_table(tables: Tables) -> pd.DataFrame:
     """Where the presets that follow the paper's text, its code and best practice differ, and what none reproduces."""
-    ledger = yaml.safe_load((RESOURCES / "preset_ledger.yaml").read_text(encoding="utf-8"))
+    ledger = read_yaml(RESOURCES / "preset_ledger.yaml")
     rows = [{name: str(value) for name, value in entry.items()} for entry in ledger["differences"]]
     for entry in ledger["not_reproduced"]:
         source = f"published: {entry['published']}"
