@@ -14,7 +14,7 @@ import torch
 
 from neurorad import volumes
 from neurorad.files import write_table
-from neurorad.pretraining import checkpoint, engine, scans, watch
+from neurorad.pretraining import checkpoint, engine, runs, scans, watch
 from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT, CheckpointError, load_checkpoint, locked, save_checkpoint
 from neurorad.pretraining.engine import train
 from neurorad.pretraining.scans import LostVolumeError, read_scans
@@ -143,6 +143,18 @@ def test_a_checkpoint_of_another_contract_is_put_aside_until_the_run_is_done(
     assert (out / ASIDE).read_bytes() == before
     finish(run, read_scans(other), out)
     assert not (out / ASIDE).exists()
+
+
+def test_a_checkpoint_of_other_code_is_not_gone_on_with(study, tiny_presets, tmp_path, monkeypatch):
+    run, out, said = make_run(tiny_presets), tmp_path / "out", []
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        patch.setattr(runs, "fingerprint", lambda entry: "of another version")
+        with pytest.raises(SystemExit):
+            finish(run, read_scans(study), out)
+    train(run, read_scans(study), out, CPU, say=said.append)
+    assert any("differs in code" in text for text in said)
+    assert (out / ASIDE).is_file()
 
 
 def test_a_full_disk_is_said_and_leaves_the_older_checkpoint(tmp_path):

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from neurorad.encoder import initialised
+from neurorad.fingerprint import fingerprint
 from neurorad.pretraining.arithmetic import HEAD_NORM_SAMPLES
 from neurorad.pretraining.byol import Byol
 from neurorad.pretraining.choice import Choice
@@ -43,8 +44,10 @@ class Run:
     checkpoint: str = "last"
 
     def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
-        """All that a checkpoint must agree with to be resumed. Not the number of devices: a run may change it."""
+        """All that a checkpoint must agree with to be resumed: half a run of other code is a run of neither. Not the number of
+        devices: a run may change it."""
         return {
+            "code": fingerprint("pretraining.engine:train"),
             "method": self.method,
             "objective": self.objective,
             "seed": self.seed,
