@@ -43,7 +43,7 @@ from neurorad.phantom.plan import ENDPOINTS, LATENTS, plan, read_recipe
 from neurorad.phantom.render import Study, on_common_grid
 from neurorad.pretraining.devices import make_fabric
 from neurorad.pretraining.engine import Run, train
-from neurorad.pretraining.objectives import read_reference
+from neurorad.pretraining.objectives import WEIGHTED, read_reference
 from neurorad.pretraining.outputs import write_outputs
 from neurorad.pretraining.presets import read_preset
 from neurorad.pretraining.scans import Scans, read_scans
@@ -314,6 +314,27 @@ def over_seeds(runs: dict[int, np.ndarray], random: np.random.Generator) -> np.n
     return np.einsum("sxd,ds->xd", stacked, weights)
 
 
+def groups_at_the_end(out: Path, names: list[str]) -> dict[str, str]:
+    """Of one arm's encoders: the largest weight of a group at the last step, and how far the group with the highest loss in the
+    last 30 % of the logged steps is above the mean of the groups. Medians, with the lowest and the highest."""
+    heaviest, above = [], []
+    for name in names:
+        table = read_table(out / "encoders" / name / "groups.csv", text=("group",))
+        last, late = table["step"].max(), table[(table["step"] >= 0.7 * table["step"].max()) & (table["count"] > 0)]
+        weighted = encoder_parts(name)[1] in WEIGHTED
+        heaviest.append(table.loc[table["step"] == last, "weight"].max() if weighted else np.nan)
+        losses = (late["loss"] * late["count"]).groupby(late["group"]).sum() / late.groupby("group")["count"].sum()
+        above.append(losses.max() / losses.mean() - 1)
+
+    def shown(values: list[float], form: str) -> str:
+        known = np.array(values, float)
+        if np.isnan(known).all():
+            return ""
+        return f"{np.median(known):{form}} ({known.min():{form}} to {known.max():{form}})"
+
+    return {"heaviest group": shown(heaviest, ".3f"), "worst group's loss": shown(above, "+.1%")}
+
+
 def interval(values: np.ndarray, signed: bool = False) -> str:
     """As found, and the middle 95 % of the draws."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
@@ -357,6 +378,7 @@ def summary(out: Path, draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
                 "silhouette": f"{own_rows['silhouette'].mean():.3f}",
                 "site probe": f"{own_rows['site_probe'].mean():.3f}",
                 "rank": f"{own_rows['effective_rank'].mean():.1f}",
+                **(groups_at_the_end(out, names) if method != "random" else {}),
                 "collapsed": sum(encoder_parts(name)[:2] == (method, objective) for name in stopped),
             }
             rows.append(row)
