@@ -16,6 +16,7 @@ def settings(**changes: object) -> DroSettings:
         "adjustment": 0.0,
         "warmup": 0.0,
         "absent": "zero",
+        "memory": 1e9,
         "allow_natural": False,
     }
     return DroSettings(**{**values, **changes})
@@ -236,7 +237,9 @@ def test_state_continues_bit_for_bit(reference):
     assert not torch.equal(whole.weights, part.weights)
 
 
-@pytest.mark.parametrize("wrong", [{"eta": -1.0}, {"floor": 2.0}, {"smoothing": 0.0}, {"absent": "forget"}])
+@pytest.mark.parametrize(
+    "wrong", [{"eta": -1.0}, {"floor": 2.0}, {"smoothing": 0.0}, {"absent": "forget"}, {"memory": 0.5}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError, match=r"dro\."):
         settings(**wrong)

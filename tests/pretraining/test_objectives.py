@@ -28,7 +28,15 @@ PATIENTS = {"a": 40, "b": 20, "c": 10, "d": 5}
 
 
 def settings(**changes: object) -> DroSettings:
-    values = {"eta": 0.01, "floor": 0.0, "smoothing": 1.0, "adjustment": 0.0, "warmup": 0.0, "absent": "zero"}
+    values = {
+        "eta": 0.01,
+        "floor": 0.0,
+        "smoothing": 1.0,
+        "adjustment": 0.0,
+        "warmup": 0.0,
+        "absent": "zero",
+        "memory": 1e9,
+    }
     return DroSettings(**{**values, "allow_natural": False, **changes})
 
 
@@ -79,27 +87,67 @@ def test_excess_moves_with_the_loss_above_the_reference_and_not_below():
     torch.testing.assert_close(same.update(*sums), zero.update(*sums))
 
 
+def modern_excess(values, steps: int, reference: float = 1.0) -> np.ndarray:
+    """Weights of four groups after `steps` of `values(step)`, the fourth's signal; the others stay at the reference of 1."""
+    dro = read_preset(PRESETS, "modern", "byol").dro
+    weighting = group_weighting(
+        "excess", PATIENTS, dro, 0, dict(zip(PATIENTS, [1.0, 1.0, 1.0, reference], strict=True))
+    )
+    for step in range(steps):
+        weights = weighting.update(torch.tensor([1.0, 1.0, 1.0, values(step)]), torch.ones(4))
+    return weights.numpy()
+
+
+RUN = read_preset(PRESETS, "modern", "byol").training.steps
+
+
 def test_noise_about_the_reference_gives_no_weight_in_a_whole_run():
-    """As long as a run of `modern`: the log of its weight is a random walk, above 0. An excess cut at 0 in every step would
-    hand the noisy group 0.4 standard deviations of its average each."""
-    modern, random = read_preset(PRESETS, "modern", "byol"), np.random.default_rng(0)
-    steps, dro, noise = modern.training.steps, modern.dro, 0.5
-    weighting = group_weighting("excess", PATIENTS, dro, 0, dict.fromkeys(PATIENTS, 1.0))
-    for _ in range(steps):
-        weights = weighting.update(torch.tensor([1.0, 1.0, 1.0, 1.0 + noise * random.normal()]), torch.ones(4))
+    """As long as a run of `modern`. An excess cut at 0 in every step would hand the noisy group 0.4 standard deviations of its
+    average each, by which it would take everything."""
+    dro, noise = read_preset(PRESETS, "modern", "byol").dro, 0.5
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        weights = modern_excess(lambda step, random=random: 1 + noise * random.normal(), RUN)
+        assert weights[3] < 0.3
     of_average = noise * math.sqrt(dro.smoothing / (2 - dro.smoothing))
-    walk, cut_each_step = dro.eta * noise * math.sqrt(steps), dro.eta * steps * 0.399 * of_average
-    assert cut_each_step > 10
-    assert math.log(weights[3] / weights[0]) < 2.5 * walk < 2.1
+    assert 1 / (1 + 3 * math.exp(-dro.eta * RUN * 0.399 * of_average)) > 0.99
+
+
+def test_an_error_of_the_reference_does_not_grow_with_the_run():
+    """A reference 0.07 too low, a standard error of a group's mean of 4 with noise 0.5 over 53 rows: exp(eta memory 0.07)."""
+    wanted = np.exp([0, 0, 0, 0.7])
+    floored = 0.98 * wanted / wanted.sum() + 0.02 / 4
+    np.testing.assert_allclose(modern_excess(lambda step: 1.0, RUN, reference=0.93), floored, atol=1e-4)
+
+
+def test_the_losses_of_the_first_steps_are_forgotten():
+    """A group that starts 5 above its reference and reaches it after 2,000 steps has no larger weight at the end."""
+    weights = modern_excess(lambda step: 6.0 - min(5.0, step / 400), 2000)
+    assert weights[3] > 0.9
+    weights = modern_excess(lambda step: 6.0 - min(5.0, step / 400), RUN)
+    np.testing.assert_allclose(weights, 0.25, atol=1e-6)
 
 
 def test_excess_that_is_made_good_is_given_back_and_being_better_is_no_credit():
     """One group 0.5 above its reference for 10 steps, 0.5 below for 30, and above for 2: only these count in the end."""
-    weighting = group_weighting("excess", PATIENTS, settings(eta=0.1), 0, dict.fromkeys(PATIENTS, 1.0))
+    changed = settings(eta=0.1, memory=1e15)
+    weighting = group_weighting("excess", PATIENTS, changed, 0, dict.fromkeys(PATIENTS, 1.0))
     for value, steps, above in ((1.5, 10, 5.0), (0.5, 30, 0.0), (1.5, 2, 1.0)):
         for _ in range(steps):
             weights = weighting.update(torch.tensor([1.0, 1.0, 1.0, value]), torch.ones(4))
         np.testing.assert_allclose(weights, np.exp([0, 0, 0, 0.1 * above]) / (3 + np.exp(0.1 * above)), atol=1e-12)
+
+
+@pytest.mark.parametrize("absent", ["zero", "skip", "last", "ema"])
+def test_groups_without_excess_weigh_the_same_whoever_is_absent(absent):
+    """Also one that was never seen: its excess is not known and counts as none."""
+    changed = settings(eta=0.1, absent=absent, memory=50.0)
+    weighting = group_weighting("excess", PATIENTS, changed, 0, dict.fromkeys(PATIENTS, 1.0))
+    counts = torch.tensor([1, 1, 1, 0])
+    for _ in range(40):
+        weights = weighting.update(torch.tensor([2.0, 1.0, 0.5, 0.0]), counts)
+    assert weights[0] > 0.8
+    np.testing.assert_allclose(weights[1:], float(weights[1]), atol=1e-15)
 
 
 def test_excess_without_a_reference_of_every_group_is_refused():

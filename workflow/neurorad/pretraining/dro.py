@@ -3,9 +3,11 @@
 Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows. The floor is put under
 the weights that are used and not into those that are remembered: mixed in at every step, it would forget a gap of losses
 after some 1 / floor steps, so that weights settled near eta / floor times the gap, however long the run.
-With a reference, groups are compared by how far they are above it (excess; Xie et al. 2023, arXiv 2305.10429), cut where the
-excess of all steps together is 0. Cut in every step, as there, noise about the reference adds up: a noisy group would gain
-some 0.4 standard deviations a step by an excess that it does not have.
+With a reference, groups are weighted by how far they were above it (excess; after Xie et al. 2023, arXiv 2305.10429). Two
+things differ from there, because a run has thousands of steps. The sum over steps is cut at 0 and not each step, so that noise
+about the reference cancels: cut in every step, a noisy group gains some 0.4 standard deviations a step by an excess that it
+does not have. And the sum forgets, so that neither the losses of the first steps nor the error of the reference, which is itself
+an estimate, decide the last ones.
 """
 
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ class DroSettings:
     average of a group's signal (1 = no average). `adjustment`: C of C / sqrt(patients). `warmup`: fraction of steps
     with even weights. `absent`: what a group without samples in the step counts as: `zero`; `skip`, its weight stays;
     `last`, its last value; `ema`, its moving average. A group never seen is skipped by the last two.
+    `memory`: steps after which an excess is forgotten; a lasting excess x comes to exp(eta memory x).
     `allow_natural`: train under natural sampling all the same, where weights follow how often a group appears."""
 
     eta: float
@@ -34,6 +37,7 @@ class DroSettings:
     adjustment: float
     warmup: float
     absent: str
+    memory: float
     allow_natural: bool
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class DroSettings:
             )
         if not (0 <= self.floor <= 1 and 0 < self.smoothing <= 1):
             raise InputError(f"dro.floor {self.floor} lies in [0, 1] and smoothing {self.smoothing} in (0, 1]")
+        if self.memory < 1:
+            raise InputError(f"dro.memory {self.memory} must be at least 1 step")
         if self.absent not in ABSENT:
             raise InputError(f"dro.absent is {self.absent!r}, not one of {', '.join(ABSENT)}")
 
@@ -93,7 +99,7 @@ class GroupDRO:
         """One step from the summed signal and the count of each group; returns the new weights, used in the same step.
 
         q_g <- q_g exp(eta s_g) / Z, with s_g = a_g + C / sqrt(n_g) and a_g the moving average. With a reference r,
-        max(a_g - r_g, -E_g) in place of a_g, where E_g >= 0 is the sum of what this was in the steps before.
+        q_g = exp(eta E_g) / Z, with E_g <- max((1 - 1 / memory) E_g + s_g - r_g, 0).
         """
         self._move(sums.device)
         sums, counts = sums.detach().double(), counts.detach().double()
@@ -107,10 +113,13 @@ class GroupDRO:
         if self.updates <= self.warmup_steps:
             return self.weights
         signal, moving = self._signal(present)
+        signal = torch.where(moving, signal + self.adjustment, 0)
         if self.reference is not None:
-            signal = torch.where(moving, torch.maximum(signal, -self.excess), 0)
-            self.excess = self.excess + signal
-        raised = self.log_weights + self.settings.eta * torch.where(moving, signal + self.adjustment, 0)
+            grown = ((1 - 1 / self.settings.memory) * self.excess + signal).clamp_min(0)
+            self.excess = torch.where(moving, grown, self.excess)
+            self.log_weights = torch.log_softmax(self.settings.eta * self.excess, dim=0)
+            return self.weights
+        raised = self.log_weights + self.settings.eta * signal
         # Groups that do not move keep their weight; the others share the rest.
         mass = torch.logsumexp(self.log_weights.masked_fill(~moving, -torch.inf), dim=0)
         shared = torch.log_softmax(raised.masked_fill(~moving, -torch.inf), dim=0) + mass
