@@ -40,6 +40,9 @@ def test_whole_numbers_have_a_least_value_in_every_verb(capsys):
             main(command)
         assert left.value.code == 2
         assert f"{wrong} is no whole number of at least {int('seed' not in wrong)}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cost", "--preset", "demo", "--method", "moco", "--threads", "99999999999"])
+    assert "argument --threads: '99999999999' is more than 2147483647" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["nan", "-1", "inf", "soon"])
@@ -50,10 +53,18 @@ def test_seconds_are_finite_and_not_negative(wrong, capsys):
     assert f"argument --seconds: {wrong!r} is no number of seconds of at least 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("way", ["a file", "below a file"])
-def test_a_file_where_a_folder_is_meant_is_one_line(way, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("file", "a folder is meant and a file has its name"),
+        ("file/encoder", "a folder is meant and a file has its name"),
+        ("n" * 300, "give a shorter name"),
+        ("loop/encoder", "mend the link"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line(out, said, tmp_path, capsys):
     (tmp_path / "file").touch()
-    out = tmp_path / "file" / ("encoder" if way == "below a file" else "")
+    (tmp_path / "loop").symlink_to("loop")
     run = [
         "pretrain",
         "--method",
@@ -68,9 +79,9 @@ def test_a_file_where_a_folder_is_meant_is_one_line(way, tmp_path, capsys):
         "m.tsv",
     ]
     with pytest.raises(SystemExit) as left:
-        main([*run, "--out", str(out)])
+        main([*run, "--out", str(tmp_path / out)])
     assert left.value.code == 2
-    assert "a folder is meant and a file has its name" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_memory_that_is_lacking_is_one_line(capsys, monkeypatch):

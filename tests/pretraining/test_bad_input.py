@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from neurorad.files import write_table
 from neurorad.pretraining import checkpoint, engine, runs, scans, watch
 from neurorad.pretraining.checkpoint import ASIDE, CHECKPOINT, CheckpointError, load_checkpoint, locked, save_checkpoint
 from neurorad.pretraining.engine import train
+from neurorad.pretraining.runs import Run, start
 from neurorad.pretraining.scans import LostVolumeError, read_scans
 from neurorad.problems import InputError
 
@@ -155,6 +157,21 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_with(study, tiny_presets, tmp
     train(run, read_scans(study), out, CPU, say=said.append)
     assert any("differs in code" in text for text in said)
     assert (out / ASIDE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("negatives", "said"), [("all", "the manifest has one patient"), ("group", "group group-0 has one")]
+)
+def test_moco_without_negatives_is_refused(negatives, said, tmp_path):
+    """Its loss would be 0 in every step, and the run would end well."""
+    preset = make_run(write_tiny_presets(tmp_path / "p.yaml"), method="moco").preset
+    run = Run("moco", "base", 0, replace(preset, method=replace(preset.method, negatives=negatives)))
+    data = read_scans(
+        write_study(tmp_path, scans=4 if negatives == "group" else 2, groups=2 if negatives == "group" else 1)
+    )
+    alone = replace(data, patients=["p"] * 2 if negatives == "all" else ["p", "q", "p", "r"])
+    with pytest.raises(InputError, match=said):
+        start(run, alone, CPU)
 
 
 def test_a_full_disk_is_said_and_leaves_the_older_checkpoint(tmp_path):

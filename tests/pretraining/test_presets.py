@@ -86,7 +86,7 @@ SLIPS = {
     r"intensity\.gamma 0\.5, contrast 1\.3 and": lambda p: p["intensity"].update(gamma=0.5),
     r"dro\.eta: 1e\+308 is not within \[0, 1e\+06\]": lambda p: p["dro"].update(eta=1e308),
     r"byol\.momentum: 1\.5 is not within \[0, 1\]": lambda p: p["byol"].update(momentum=[0.9, 1.5]),
-    r"byol\.hidden: 0 is not within \[1, inf\]": lambda p: p["byol"].update(hidden=0),
+    r"byol\.hidden: 0 is not within \[2, inf\]": lambda p: p["byol"].update(hidden=0),
     r"intensity\.noise: -0\.1 is not within \[0, inf\]": lambda p: p["intensity"].update(noise=-0.1),
     r"training\.learning_rate: inf is not within the finite numbers": lambda p: p["training"].update(
         learning_rate=float("inf")
@@ -116,6 +116,15 @@ def test_unknown_names_are_refused(tmp_path):
     (tmp_path / "latin.yaml").write_bytes("# für\ndemo: {}".encode("latin-1"))
     with pytest.raises(InputError, match=r"latin\.yaml: not UTF-8"):
         read_preset(tmp_path / "latin.yaml", "demo", "byol")
+    for text, said in (
+        ("demo: {a: 1, b: 2, a: 3}", "found the key 'a' twice"),
+        ("demo: 2026-13-45", "month must be in 1..12"),
+        ("[" * 5000, "not valid YAML"),
+        ("demo: {1: 2, x: 3}", "unknown 1, x; missing byol, dro"),
+    ):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(InputError, match=rf"odd\.yaml.*{said}"):
+            read_preset(tmp_path / "odd.yaml", "demo", "byol")
     (tmp_path / "numbered.yaml").write_text(yaml.safe_dump({7: yaml.safe_load(SHIPPED.read_text())["demo"]}))
     assert read_preset(tmp_path / "numbered.yaml", "7", "byol").training.steps == 20
     with pytest.raises(InputError, match="no preset 'demo'; it has 7"):

@@ -235,6 +235,14 @@ def test_the_gpu_rules_ask_for_a_gpu():
         assert "gpu=1" in body
 
 
+def test_micro_batches_come_from_the_profile_and_are_no_reason_to_train_again(tmp_path, shipped):
+    planned = dry_run(tmp_path, shipped, "-p", "--set-resources", "pretrain:accumulate=3")
+    commands = [line for line in planned.stdout.splitlines() if "neurorad pretrain" in line]
+    assert commands and all("--devices 1 --accumulate 3 " in command for command in commands)
+    body = re.search(r"rule pretrain:.*?params:(.*?)shell:", "".join(rule_files().values()), re.DOTALL)[1]
+    assert "accumulate" not in body
+
+
 def test_the_slurm_profile_plans_the_same_jobs(tmp_path, shipped):
     local = jobs(dry_run(tmp_path, shipped))
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(shipped))

@@ -43,6 +43,8 @@ CANNOT_WRITE = {
     errno.EACCES: "mend the permissions",
     errno.ENOENT: "mend the path",
     errno.EISDIR: "a file is meant and a folder has its name: rename it",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the link",
     errno.EEXIST: "a folder is meant and a file has its name: rename it",
     errno.ENOTDIR: "a folder is meant and a file has its name: rename it",
 }

@@ -107,15 +107,29 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: damaged file ({problem}); {MADE_AGAIN}") from problem
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML forbids a key twice in a mapping; PyYAML takes the last one without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"found the key {key.value!r} twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
 def read_yaml(path: str | Path) -> Any:
-    """Raises InputError for a file that cannot be read, or is no YAML in UTF-8."""
+    """Raises InputError for a file that cannot be read, or is no YAML in UTF-8 with every key once."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except OSError as problem:
         raise InputError(f"{path}: cannot be read ({problem.strerror}); give the path of a YAML file") from problem
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: not UTF-8 ({problem}); save it again as UTF-8") from problem
-    except yaml.YAMLError as problem:
+    # Dates and numbers that are none are plain errors of Python's.
+    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, RecursionError) as problem:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from problem
 
 

@@ -3,10 +3,16 @@
 import argparse
 import math
 
+LARGEST = 2**31 - 1
+"""Where the whole numbers of the libraries end that counts go to."""
+
 
 def positive(text: str) -> int:
     """At least 1."""
-    return _at_least(1, text)
+    number = _at_least(1, text)
+    if number > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {LARGEST}")
+    return number
 
 
 def natural(text: str) -> int:

@@ -22,6 +22,8 @@ if not FROZEN:
             "../../envs/neurorad.yaml"
         resources:
             gpu=1,
+            # A resource, not a parameter: the encoder is the same, so those made with another number stay.
+            accumulate=1,
             mem_mb=pretraining_memory,
             runtime=pretraining_minutes,
         params:
@@ -35,6 +37,6 @@ if not FROZEN:
         shell:
             "neurorad pretrain --method {wildcards.method} --objective {wildcards.objective} --seed {wildcards.seed}"
             " --preset {params.preset} --manifest {input.manifest:q} --out {params.folder:q} --threads {threads}"
-            " --devices {resources.gpu} {params.reference} {params.checkpoint}"
+            " --devices {resources.gpu} --accumulate {resources.accumulate} {params.reference} {params.checkpoint}"
             # The log outlives the signals that make the training write its checkpoint and stop.
             " 2> >(trap '' TERM USR1; tee {log:q} >&2)"

@@ -85,10 +85,11 @@ def card(
         f"host memory        {job_memory_mb(preset.values, shape)} MB; Snakemake asks for this, and for "
         f"{job_minutes(preset.values, method)} minutes",
     ]
+    look = " (dro, excess and worst look at all samples before they learn, and take up to half as long again)"
     for gigabytes, speed in SUSTAINED.items():
         parts = wanted.micro_batches(gigabytes)
         whole = "" if wanted.divisible else ", and cannot be divided by --accumulate"
-        fits = f"does not fit{whole}" if parts is None else "" if parts == 1 else f", --accumulate {parts}"
+        fits = f"does not fit{whole}" if parts is None else "" if parts == 1 else f", --accumulate {parts}{look}"
         hours = "" if parts is None else f"{wanted.hours(speed):.1f} h"
         lines.append(f"{gigabytes} GB card         {hours}{fits} (assumed: {speed / 1e12:.0f} TFLOP/s sustained)")
     if measured:

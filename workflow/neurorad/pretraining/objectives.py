@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -113,11 +114,18 @@ def read_reference(
 
 
 def final_signals(table: pd.DataFrame, where: str) -> dict[str, float]:
-    """The end of each group's signal in a groups.csv. Raises InputError for missing columns or a group never seen."""
+    """The end of each group's signal in a groups.csv. Raises InputError for missing columns, cells that are no numbers, or a
+    group never seen."""
     missing = [column for column in ("step", "group", "signal", "count") if column not in table]
     if missing:
         raise InputError(f"{where}: lacks the columns {', '.join(missing)}; make the base encoder again")
-    signals = {}
+    numbers = table[["step", "signal", "count"]].apply(pd.to_numeric, errors="coerce")
+    # A group that is absent from a step has no signal there.
+    numbers.loc[numbers["count"] == 0, "signal"] = 0
+    wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+    if len(wrong):
+        raise InputError(f"{where} row {wrong[0] + 2}: step, signal or count is no number; make the base encoder again")
+    table, signals = table.assign(**numbers), {}
     for group, rows in table.sort_values("step", kind="stable").groupby("group"):
         seen = rows[rows["count"] > 0]
         if seen.empty:

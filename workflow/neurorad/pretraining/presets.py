@@ -30,7 +30,9 @@ LIMITS: dict[str, Limits] = {
     **dict.fromkeys(("flip", "probability", "sequence_dropout", "tube", "momentum", "centre_momentum"), (0, 1)),
     **dict.fromkeys(("teacher_warmup", "frozen_prototypes"), (0, 1)),
     **dict.fromkeys(("brightness", "bias", "blur", "noise", "local_crops"), (0, math.inf)),
-    **dict.fromkeys(("hidden", "output", "bottleneck", "block", "decoder_width"), (1, math.inf)),
+    **dict.fromkeys(("output", "bottleneck", "block", "decoder_width"), (1, math.inf)),
+    # One channel of one sample has no variance.
+    "hidden": (2, math.inf),
     **dict.fromkeys(("student_temperature", "teacher_temperature"), (0.001, math.inf)),
     "prototypes": (2, math.inf),
     # Far above any use; beyond, a weight would be inf - inf.
@@ -117,7 +119,7 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
 
 
 def _check_keys(values: Mapping[str, Any], expected: set[str], where: str, optional: Collection[str] = ()) -> None:
-    unknown, missing = sorted(set(values) - expected), sorted(expected - {*optional} - set(values))
+    unknown, missing = sorted(set(values) - expected, key=str), sorted(expected - {*optional} - set(values))
     wrong = [
         f"{kind} {', '.join(map(str, keys))}" for kind, keys in (("unknown", unknown), ("missing", missing)) if keys
     ]

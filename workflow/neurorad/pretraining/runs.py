@@ -120,13 +120,16 @@ def make_optimiser(method: nn.Module, rate: float, weight_decay: float) -> torch
 
 
 def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
-    """A run at step 0. Raises `InputError` for an accumulation that would change what the method sees."""
+    """A run at step 0. Raises `InputError` for an accumulation that would change what the method sees, or for scans that the
+    method cannot learn from."""
     training = run.preset.training
     if parts > 1 and run.method == "moco" and run.preset.method.version == 3:
         raise InputError(
             f"--accumulate {parts}: MoCo version 3 takes its negatives from the batch, of which a micro-batch is a part; "
             "use moco.version 2 with its queue, more --devices, or no accumulation"
         )
+    if run.method == "moco":
+        _check_negatives(run, scans)
     method = _with_common_statistics(build_method(run, len(scans.names)), fabric, training.batch_size, parts)
     method = method.to(fabric.device).train()
     patients = {name: group["patients"] for name, group in scans.group_table().items()}
@@ -136,6 +139,21 @@ def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
     forward, optimiser = fabric.setup(OneStep(method), optimiser)
     choice = Choice(run.checkpoint, scans, run.seed, training.steps)
     return Progress(method, forward, optimiser, dro, choice, parts)
+
+
+def _check_negatives(run: Run, scans: Scans) -> None:
+    """Raises InputError for scans without any negatives: keys of their own patient are none, and their loss would be 0."""
+    of_group = run.preset.method.negatives == "group"
+    patients: dict[int, set[str]] = {}
+    for group, patient in zip(scans.groups, scans.patients, strict=True):
+        patients.setdefault(group if of_group else 0, set()).add(patient)
+    alone = [scans.group_names[group] for group, members in sorted(patients.items()) if len(members) < 2]
+    if alone:
+        told = f"group {', '.join(alone)} has one patient; set moco.negatives to all or join it with others"
+        raise InputError(
+            "moco takes its negatives from other patients, and "
+            + (told if of_group else "the manifest has one patient; add scans of others, or use another method")
+        )
 
 
 def _with_common_statistics(method: Method, fabric: Fabric, batch_size: int, parts: int) -> Method:
