@@ -7,6 +7,7 @@ excess    Group-DRO on how far each group is above what the base run reached for
 worst     the worst group of each batch, as in the code published with the paper
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ WEIGHTED = ("dro", "excess", "worst")
 """Objectives whose loss is sum_g q_g l_g."""
 
 REFERENCE_SHARE = 0.1
-"""The base run's loss of a group is the mean over this last part of its logged steps."""
+"""The base run's loss of a group is the mean over this last part of its logged steps, ..."""
+
+REFERENCE_ROWS = 5
+"""... but of so many at least, where there are."""
+
+STANDARD_ERRORS = 2
+"""Added to that mean: what is above it by less may be chance."""
 
 
 class WorstGroup:
@@ -90,8 +97,7 @@ def total_loss(objective: str, loss: Tensor, groups: Tensor, weights: Tensor) ->
 def read_reference(
     folder: str | Path, method: str, seed: int, preset: Mapping[str, Any], manifest_sha256: str
 ) -> dict[str, float]:
-    """Signal that the base run in `folder` ended with, of each group: the mean over the samples of the last
-    `REFERENCE_SHARE` of the logged steps that held the group.
+    """Signal that the base run in `folder` ended with, of each group, as `final_signals` has it.
 
     Raises:
         InputError: not a base run of this method, seed, preset and manifest, no groups.csv, or a group without any loss.
@@ -114,8 +120,12 @@ def read_reference(
 
 
 def final_signals(table: pd.DataFrame, where: str) -> dict[str, float]:
-    """The end of each group's signal in a groups.csv. Raises InputError for missing columns, cells that are no numbers, or a
-    group never seen."""
+    """The end of each group's signal in a groups.csv: the mean over the samples of the last `REFERENCE_SHARE` of the logged
+    steps that held the group, and `STANDARD_ERRORS` of it, from how much the steps' means differ.
+
+    Raises:
+        InputError: missing columns, cells that are no numbers, or a group never seen.
+    """
     missing = [column for column in ("step", "group", "signal", "count") if column not in table]
     if missing:
         raise InputError(f"{where}: lacks the columns {', '.join(missing)}; make the base encoder again")
@@ -130,6 +140,8 @@ def final_signals(table: pd.DataFrame, where: str) -> dict[str, float]:
         seen = rows[rows["count"] > 0]
         if seen.empty:
             raise InputError(f"{where}: group {group} is in no logged step; lower training.log_every in the preset")
-        last = seen.iloc[-max(1, round(REFERENCE_SHARE * len(seen))) :]
-        signals[str(group)] = float((last["signal"] * last["count"]).sum() / last["count"].sum())
+        last = seen.iloc[-max(REFERENCE_ROWS, round(REFERENCE_SHARE * len(seen))) :]
+        mean = (last["signal"] * last["count"]).sum() / last["count"].sum()
+        error = last["signal"].std() / math.sqrt(len(last)) if len(last) > 1 else 0.0
+        signals[str(group)] = float(mean + STANDARD_ERRORS * error)
     return signals
