@@ -1,5 +1,6 @@
 """The cost card: arithmetic against networks that are really built, and against the counts of the plan's facts."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -187,6 +188,25 @@ def test_memory_of_a_sample_is_what_autograd_keeps(name, method, changes, low, t
     kept = sum(t.untyped_storage().nbytes() for at, t in saved.items() if at not in parameters)
     # Two samples, and two bytes in place of four.
     assert low <= kept / 4 / need(preset.values, method).sample_bytes < low + 0.2
+
+
+def test_hours_and_minutes_are_of_the_steps_and_their_work():
+    wanted = need(preset_values("modern"), "moco")
+    assert wanted.hours(1e13) == pytest.approx(26500 * wanted.flops / 1e13 / 60 / 60)
+    assert job_minutes(preset_values("modern"), "moco") == math.ceil(30 + 2 * 60 * wanted.hours(14e12))
+    preset = read_preset(PRESETS, "modern", "moco")
+    said = cost.card(preset, "moco", (160, 192, 160), "cuda", (200.0, 10, 11e9)).splitlines()[-1]
+    # 26,500 steps of 28 samples are 742,000.
+    assert f"200 samples/s on cuda (10 steps, peak 11.0 GB), so {742_000 / 200 / 3600:.3g} h" in said
+    assert f"{200 * wanted.flops / 28 / 1e9:.0f} GFLOP/s" in said
+
+
+def test_pace_is_of_the_steps_after_the_first(tmp_path, monkeypatch):
+    """A clock that ticks once a look: ten steps of two samples in eleven ticks."""
+    ticks = itertools.count()
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(ticks)))
+    preset = read_preset(write_tiny_presets(tmp_path / "p.yaml"), "tiny", "byol")
+    assert probe(preset, "byol", (20, 24, 20), torch.device("cpu"), 1000.0) == (2 * 10 / 11, 10, 0.0)
 
 
 def test_arithmetic_imports_no_torch():

@@ -221,18 +221,20 @@ def test_sums_of_micro_batches_add_up_and_one_group_is_allowed():
 
 
 @pytest.mark.parametrize("reference", [None, [0.6, 0.5, 0.4]])
-def test_state_continues_bit_for_bit(reference):
+@pytest.mark.parametrize("absent", ["zero", "skip", "last", "ema"])
+def test_state_continues_bit_for_bit(absent, reference):
     random = torch.Generator().manual_seed(0)
     stream = torch.rand(20, 3, generator=random, dtype=torch.float64)
-    changed = settings(smoothing=0.1, floor=0.02, absent="ema")
+    present = (torch.rand(20, 3, generator=random) < 0.6).double()
+    changed = settings(smoothing=0.1, floor=0.02, absent=absent, memory=9.0)
     whole, part, resumed = (GroupDRO([3, 4, 5], changed, 2, reference) for _ in range(3))
-    for row in stream:
-        whole.update(row, torch.ones(3))
-    for row in stream[:7]:
-        part.update(row, torch.ones(3))
+    for row, counts in zip(stream * present, present, strict=True):
+        whole.update(row, counts)
+    for row, counts in zip((stream * present)[:7], present[:7], strict=True):
+        part.update(row, counts)
     resumed.load_state_dict(part.state_dict())
-    for row in stream[7:]:
-        resumed.update(row, torch.ones(3))
+    for row, counts in zip((stream * present)[7:], present[7:], strict=True):
+        resumed.update(row, counts)
     assert torch.equal(whole.weights, resumed.weights)
     assert not torch.equal(whole.weights, part.weights)
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -10,10 +12,11 @@ import torch
 
 from neurorad.cli import main
 from neurorad.encoder import load_encoder
-from neurorad.files import read_json, write_table
+from neurorad.files import read_json, read_table, write_table
 from neurorad.pretraining import engine, runs
 from neurorad.pretraining.checkpoint import CHECKPOINT, LOCK, load_checkpoint
 from neurorad.pretraining.devices import make_fabric
+from neurorad.pretraining.dro import DroSettings
 from neurorad.pretraining.engine import train
 from neurorad.pretraining.outputs import write_outputs
 from neurorad.pretraining.presets import read_preset
@@ -79,6 +82,55 @@ def test_stopped_and_resumed_equals_uninterrupted(method, objective, study, tiny
     said = finish(run, scans, tmp_path / "parts")
     assert "resumed at step 3" in said
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def naive_group_weights(signal: np.ndarray, count: np.ndarray, dro: DroSettings, warmup: int, reference) -> np.ndarray:
+    """`[T, G]` signals and counts -> weights, as docs/methods.md says it, with absent groups at their moving average."""
+    groups = signal.shape[1]
+    average, push, path = np.full(groups, np.nan), np.zeros(groups), []
+    for step in range(len(signal)):
+        for g in np.flatnonzero(count[step]):
+            first, rate = np.isnan(average[g]), dro.smoothing
+            average[g] = signal[step, g] if first else (1 - rate) * average[g] + rate * signal[step, g]
+        for g in np.flatnonzero(~np.isnan(average)) if step >= warmup else ():
+            if reference is None:
+                push[g] += average[g]
+            else:
+                push[g] = max((1 - 1 / dro.memory) * push[g] + average[g] - reference[g], 0)
+        if reference is None and np.isnan(average).any():
+            raise NotImplementedError("a group never seen keeps its weight")
+        q = np.exp(dro.eta * (push - push.max()))
+        path.append((1 - dro.floor) * q / q.sum() + dro.floor / groups)
+    return np.array(path)
+
+
+@pytest.mark.parametrize(("method", "objective"), [("dino", "dro"), ("mae", "excess"), ("byol", "worst")])
+def test_group_weights_of_a_run_follow_its_own_signals_and_are_used_in_the_same_step(
+    method, objective, study, tmp_path
+):
+    """Warm-up, reference, signal (DINO's is not its loss) and order, from the tables that the run wrote."""
+    presets = write_tiny_presets(tmp_path / "p.yaml", steps=9, batch_size=7)
+    run = make_run(presets, method, objective)
+    dro = replace(run.preset.dro, eta=0.5, warmup=0.3, memory=4.0)
+    reference = {f"group-{g}": 0.4 + 0.1 * g for g in range(7)} if objective == "excess" else None
+    run = replace(run, preset=replace(run.preset, dro=dro), reference=reference)
+    finish(run, read_scans(study), tmp_path)
+    table = read_table(tmp_path / "groups.csv", text=("group",))
+    loss, compared, count, weight = (
+        table.pivot(index="step", columns="group", values=key).to_numpy()
+        for key in ("loss", "signal", "count", "weight")
+    )
+    if objective == "worst":
+        expected = np.eye(7)[np.where(count > 0, loss, -np.inf).argmax(axis=1)]
+    else:
+        known = None if reference is None else np.array(list(reference.values()))
+        expected = naive_group_weights(compared, count, dro, 3, known)
+        assert np.ptp(expected[:3]) == pytest.approx(0)
+        assert np.ptp(expected[-1]) > 1e-3
+    np.testing.assert_allclose(weight, expected, atol=1e-9)
+    history = read_table(tmp_path / "history.csv")
+    np.testing.assert_allclose(history["objective"], np.nansum(weight * loss, axis=1), rtol=1e-6)
+    assert (objective == "dro") == (np.abs(compared - loss).max() > 1e-3)
 
 
 def test_sigusr1_stops_too_and_handlers_are_put_back(study, tiny_presets, tmp_path, monkeypatch):

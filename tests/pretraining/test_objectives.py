@@ -150,6 +150,28 @@ def test_groups_without_excess_weigh_the_same_whoever_is_absent(absent):
     np.testing.assert_allclose(weights[1:], float(weights[1]), atol=1e-15)
 
 
+@pytest.mark.parametrize("absent", ["zero", "skip", "last", "ema"])
+def test_excess_with_absent_groups_and_an_adjustment_follows_the_formula(absent):
+    """E <- max((1 - 1 / M) E + a + C / sqrt(n) - r, 0), group by group in a loop; group d comes in step 2 and is absent later."""
+    random, reference, memory, c = np.random.default_rng(0), np.array([1.0, 0.5, 1.5, 1.0]), 4.0, 2.0
+    changed = settings(eta=0.3, smoothing=0.5, memory=memory, adjustment=c, absent=absent)
+    weighting = group_weighting("excess", PATIENTS, changed, 0, dict(zip(PATIENTS, reference, strict=True)))
+    signals, present = random.gamma(2.0, 0.5, size=(12, 4)), random.random((12, 4)) < 0.6
+    present[:2, 3], present[2, 3] = False, True
+    average, last, excess = np.full(4, np.nan), np.full(4, np.nan), np.zeros(4)
+    for signal, here in zip(signals, present, strict=True):
+        weights = weighting.update(torch.from_numpy(np.where(here, signal, 0)), torch.from_numpy(here.astype(float)))
+        for g in range(4):
+            if here[g]:
+                average[g] = signal[g] if np.isnan(average[g]) else 0.5 * average[g] + 0.5 * signal[g]
+                last[g] = signal[g]
+            compared = {"zero": reference[g], "skip": np.nan, "last": last[g], "ema": average[g]}[absent]
+            above = (average[g] if here[g] else compared) - reference[g]
+            if not np.isnan(above):
+                excess[g] = max((1 - 1 / memory) * excess[g] + above + c / math.sqrt([40, 20, 10, 5][g]), 0)
+        np.testing.assert_allclose(weights, np.exp(0.3 * excess) / np.exp(0.3 * excess).sum(), atol=1e-12)
+
+
 def test_excess_without_a_reference_of_every_group_is_refused():
     for reference in (None, {"a": 1.0, "c": 1.0, "d": 1.0}):
         with pytest.raises(InputError, match=r"no reference loss of .*b.*--reference"):
