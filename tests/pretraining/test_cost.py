@@ -159,11 +159,11 @@ def test_the_card_says_what_does_not_fit_and_what_may_be_done(method, said, monk
     assert said in cost.card(read_preset(PRESETS, "modern", method), method, (160, 192, 160), "cpu", None)
 
 
-@pytest.mark.parametrize("shape", ["700 800 900", "134217728 1 1"])
+@pytest.mark.parametrize("shape", ["700 800 900", "134217728 1 1", "1 1 1"])
 def test_a_volume_that_nobody_has_is_refused_before_it_is_made(shape, capsys):
     with pytest.raises(SystemExit):
         cli.main(["cost", "--preset", "demo", "--method", "moco", "--shape", *shape.split()])
-    assert f"--shape {shape}: no head is so large" in capsys.readouterr().err
+    assert f"--shape {shape}: no head is of this shape" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """One run divided over processes and micro-batches is the run undivided (V8 of the verification plan)."""
 
+import contextlib
 import os
 import socket
 from dataclasses import replace
@@ -23,7 +24,12 @@ from .conftest import write_tiny_presets
 
 VARIANTS = {"moco_v3": {"version": 3}, "moco_group": {"negatives": "group"}}
 RUNS = [(method, objective) for method in ("byol", "dino", "mae", "moco", "moco_v3") for objective in ("base", "dro")]
-RUNS += [("byol", "worst"), ("mae", "excess"), ("moco_group", "dro")]
+RUNS += [
+    ("byol", "worst"),
+    ("mae", "excess"),
+    ("moco_group", "dro"),
+    *((f"{m}_shipped", "dro") for m in ("byol", "dino")),
+]
 STEPS = 3
 
 
@@ -36,31 +42,41 @@ def descent(method: torch.nn.Module, rate: float, weight_decay: float) -> torch.
 
 def state_after(presets: Path, manifest: Path, name: str, objective: str, fabric: Fabric, parts: int) -> dict:
     """Weights and gradients, weights of groups, rows, and the method's buffers, after `STEPS` steps in float64, whose rounding
-    stays far below what a wrong share, sum or order would do."""
+    stays far below what a wrong share, sum or order would do. Of a `_shipped` run, in float32 and with its own optimiser, what
+    does not depend on the sign of rounding: losses, gradients and groups of the first step."""
     torch.set_num_threads(1)
-    method = name.split("_")[0]
+    method, shipped = name.split("_")[0], name.endswith("_shipped")
     preset = read_preset(presets, "tiny", method)
     preset = replace(preset, method=replace(preset.method, **VARIANTS.get(name, {})))
     scans = read_scans(manifest)
     reference = dict.fromkeys(scans.group_names, 0.5) if objective == "excess" else None
     run = Run(method, objective, 0, preset, reference)
-    built = runs.build_method(run, len(scans.names)).double()
-    with mock.patch.multiple(runs, make_optimiser=descent, build_method=lambda run, scans: built):
+    built = runs.build_method(run, len(scans.names))
+    exact = {"make_optimiser": descent, "build_method": lambda run, scans: built.double()}
+    with contextlib.nullcontext() if shipped else mock.patch.multiple(runs, **exact):
         progress = start(run, scans, fabric, parts)
     initial = torch.cat([p.detach().flatten().clone() for p in progress.method.exported.parameters()])
     for batches, groups, names in make_batches(run, scans, progress, fabric):
-        exact = [replace(batch, views=[view.double() for view in batch.views]) for batch in batches]
+        if shipped:
+            take_step(run, scans, progress, batches, groups, names, fabric)
+            break
+        precise = [replace(batch, views=[view.double() for view in batch.views]) for batch in batches]
         with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-            take_step(run, scans, progress, exact, groups, names, fabric)
+            take_step(run, scans, progress, precise, groups, names, fabric)
         if progress.step == STEPS:
             break
     learned = torch.cat([p.detach().flatten() for p in progress.method.exported.parameters()])
-    return {
-        "learned": learned - initial,
+    first = {
         "gradients": torch.cat([p.grad.flatten() for p in progress.method.parameters() if p.grad is not None]),
         "group weights": progress.dro.weights,
         "losses": torch.tensor([row["loss"] for row in progress.groups if row["count"]]),
         **{f"of groups: {key}": value for key, value in progress.dro.state_dict().items() if key != "updates"},
+    }
+    if shipped:
+        return first
+    return {
+        **first,
+        "learned": learned - initial,
         **{key: value for key, value in progress.method.named_buffers() if value.is_floating_point()},
         **{key: value.detach() for key, value in progress.method.named_parameters()},
     }
@@ -100,11 +116,12 @@ def whole(study: Path, presets: Path) -> dict:
     }
 
 
-def assert_equal_runs(found: dict, expected: dict) -> None:
+def assert_equal_runs(run: str, found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
+    tolerance = 1e-5 if run.endswith("_shipped") else 1e-10
     for name, value in expected.items():
         torch.testing.assert_close(
-            found[name], value, atol=1e-10, rtol=1e-10, equal_nan=True, msg=lambda text, n=name: f"{n}: {text}"
+            found[name], value, atol=tolerance, rtol=tolerance, equal_nan=True, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
@@ -115,7 +132,7 @@ def test_two_processes_are_one(study, presets, whole, tmp_path):
     )
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, expected in whole.items():
-        assert_equal_runs(first[key], expected)
+        assert_equal_runs(key[0], first[key], expected)
         # To the last bit: both compute the group weights from the same gathered losses.
         assert all(torch.equal(first[key][name], second[key][name]) for name in ("group weights", "gradients"))
 
@@ -124,8 +141,8 @@ def test_micro_batches_are_one_batch(study, presets, whole):
     fabric = make_fabric(torch.device("cpu"))
     for (method, objective), expected in whole.items():
         if method != "moco_v3":
-            assert_equal_runs(state_after(presets, study, method, objective, fabric, 2), expected)
-            assert float(expected["learned"].abs().max()) > 1e-4
+            assert_equal_runs(method, state_after(presets, study, method, objective, fabric, 2), expected)
+            assert method.endswith("_shipped") or float(expected["learned"].abs().max()) > 1e-4
     with pytest.raises(InputError, match="version 3 takes its negatives from the batch"):
         state_after(presets, study, "moco_v3", "base", fabric, 2)
 

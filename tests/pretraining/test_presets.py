@@ -83,11 +83,21 @@ SLIPS = {
     r"training: training\.sampling is 'odd', not one of balanced, natural, by_objective": lambda p: p[
         "training"
     ].update(sampling="odd"),
-    r"intensity\.gamma 0\.5, contrast 1\.3 and": lambda p: p["intensity"].update(gamma=0.5),
+    r"intensity\.gamma: 0\.5 is not within \[1, 10\]": lambda p: p["intensity"].update(gamma=0.5),
+    r"preset demo: mae\.block 8 is no multiple of the encoder's stride 16": lambda p: p["mae"].update(
+        masking="sparse", tube=1.0
+    ),
+    r"intensity\.contrast: 0\.9 is not within \[1, 10\]": lambda p: p["intensity"].update(contrast=0.9),
+    r"intensity\.low_resolution: 0\.5 is not within": lambda p: p["intensity"].update(low_resolution=0.5),
+    r"intensity\.gibbs: 1\.0 is not within \[0, 0\.99\]": lambda p: p["intensity"].update(gibbs=1.0),
+    r"intensity\.bias: 1e\+300 is not within \[0, 10\]": lambda p: p["intensity"].update(bias=1e300),
+    r"moco\.temperature: 1e-300 is not within": lambda p: p["moco"].update(temperature=1e-300),
+    r"byol\.crop\.scale: 1e-300 is not within": lambda p: p["byol"]["crop"].update(scale=[1e-300, 1.0]),
+    r"training\.steps: a number of 401 digits is more than 2147483647": lambda p: p["training"].update(steps=10**400),
     r"dro\.eta: 1e\+308 is not within \[0, 1e\+06\]": lambda p: p["dro"].update(eta=1e308),
     r"byol\.momentum: 1\.5 is not within \[0, 1\]": lambda p: p["byol"].update(momentum=[0.9, 1.5]),
     r"byol\.hidden: 0 is not within \[2, inf\]": lambda p: p["byol"].update(hidden=0),
-    r"intensity\.noise: -0\.1 is not within \[0, inf\]": lambda p: p["intensity"].update(noise=-0.1),
+    r"intensity\.noise: -0\.1 is not within \[0, 10\]": lambda p: p["intensity"].update(noise=-0.1),
     r"training\.learning_rate: inf is not within the finite numbers": lambda p: p["training"].update(
         learning_rate=float("inf")
     ),
@@ -103,7 +113,7 @@ SLIPS = {
 @pytest.mark.parametrize("message", SLIPS)
 def test_slips_are_refused(message, tmp_path):
     with pytest.raises(InputError, match=message):
-        read_preset(change(tmp_path, SLIPS[message]), "demo", "byol")
+        read_preset(change(tmp_path, SLIPS[message]), "demo", "mae" if "mae" in message else "byol")
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -352,9 +352,3 @@ def test_effects_touch_only_the_sequences_they_were_drawn_for():
 def test_angles_that_would_turn_the_slices_are_refused():
     with pytest.raises(InputError, match=r"rotation 60.0 must lie in \[0, 45\]"):
         Geometry(flip=0.5, rotation=60.0, stretch=0.1)
-
-
-def test_factors_below_one_are_refused():
-    for wrong in ({"gamma": 0.5}, {"low_resolution": 0.5}, {"gibbs": 1.0}):
-        with pytest.raises(InputError, match="factors of at least 1"):
-            Intensity(**{**NOTHING, **wrong})

@@ -10,8 +10,8 @@ from neurorad.flag_values import natural, positive, seconds
 from neurorad.pretraining.arithmetic import PRESETS
 from neurorad.problems import InputError
 
-LARGEST_EDGE = 1024
-"""Voxels along an axis; in all, those of a head at 0.35 mm."""
+LEAST_EDGE, LARGEST_EDGE = 8, 1024
+"""Voxels along an axis; at most those of a head at 0.35 mm in all."""
 
 
 def add_verbs(verbs: argparse._SubParsersAction) -> None:
@@ -129,7 +129,7 @@ def cost(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
     preset = read_preset(args.presets, args.preset, args.method)
-    if max(args.shape) > LARGEST_EDGE or math.prod(args.shape) > LARGEST_EDGE**3 / 8:
-        raise InputError(f"--shape {' '.join(map(str, args.shape))}: no head is so large; 160 192 160 is 1 mm")
+    if min(args.shape) < LEAST_EDGE or max(args.shape) > LARGEST_EDGE or math.prod(args.shape) > LARGEST_EDGE**3 / 8:
+        raise InputError(f"--shape {' '.join(map(str, args.shape))}: no head is of this shape; 160 192 160 is 1 mm")
     measured = probe(preset, args.method, tuple(args.shape), device, args.seconds) if args.seconds else None
     print(card(preset, args.method, tuple(args.shape), device.type, measured))

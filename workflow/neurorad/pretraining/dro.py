@@ -2,7 +2,8 @@
 
 Weights live as logarithms in float64: in float32 they reach denormals, and exp(eta * loss) overflows. The floor is put under
 the weights that are used and not into those that are remembered: mixed in at every step, it would forget a gap of losses
-after some 1 / floor steps, so that weights settled near eta / floor times the gap, however long the run.
+after some 1 / floor steps, so that weights settled near eta / floor times the gap, however long the run. The price is the
+published algorithm's: what a long run has pushed apart takes as long to come together again.
 With a reference, groups are weighted by how far they were above it (excess; after Xie et al. 2023, arXiv 2305.10429). Two
 things differ from there, because a run has thousands of steps. The sum over steps is cut at 0 and not each step, so that noise
 about the reference cancels: cut in every step, a noisy group gains some 0.4 standard deviations a step by an excess that it

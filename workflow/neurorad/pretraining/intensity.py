@@ -16,7 +16,6 @@ from torch import Tensor
 
 from neurorad.pretraining.artefacts import along_axes, blur_matrix, gibbs_matrix, linear_matrix, low_resolution_matrix
 from neurorad.pretraining.draws import generator, moved, normals, uniforms
-from neurorad.problems import InputError
 
 EFFECTS = ("gamma", "contrast", "brightness", "bias", "blur", "noise", "low_resolution", "gibbs")
 
@@ -42,13 +41,6 @@ class Intensity:
     gibbs: float
     noise: float
     sequence_dropout: float
-
-    def __post_init__(self) -> None:
-        if self.gamma < 1 or self.contrast < 1 or self.low_resolution < 1 or not 0 <= self.gibbs < 1:
-            raise InputError(
-                f"intensity.gamma {self.gamma}, contrast {self.contrast} and low_resolution {self.low_resolution} are factors "
-                f"of at least 1, gibbs {self.gibbs} lies in [0, 1)"
-            )
 
     def does(self, effect: str) -> bool:
         """Whether an effect can change anything."""

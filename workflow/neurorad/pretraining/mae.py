@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neurorad.encoder import Encoder, group_norm
+from neurorad.encoder import Architecture, Encoder, group_norm
 from neurorad.pretraining.draws import moved
 from neurorad.pretraining.geometry import Crop
 from neurorad.pretraining.sparse import resized, sparse_feature_map
@@ -43,6 +43,20 @@ class MaeSettings:
             raise InputError(f"mae.masked {self.masked} of {count} blocks hides none or all; make mae.block smaller")
         if self.masking == "sparse" and self.tube < 1:
             raise InputError("mae.masking sparse needs mae.tube 1: a position is visible in all sequences or none")
+
+
+def check_with_encoder(settings: MaeSettings, architecture: Architecture) -> None:
+    """Raises InputError for a crop or blocks that do not fit the encoder's stride, or a norm that `sparse` does not have."""
+    stride = architecture.stride
+    if settings.masking != "voxel_feature" and settings.crop.size % stride:
+        raise InputError(f"mae.crop.size {settings.crop.size} is no multiple of the encoder's stride {stride}")
+    if settings.masking == "sparse" and settings.block % stride:
+        raise InputError(
+            f"mae.block {settings.block} is no multiple of the encoder's stride {stride}, as mae.masking sparse needs; a voxel "
+            "of the last feature map must lie in one block"
+        )
+    if settings.masking == "sparse" and architecture.norm == "sync":
+        raise InputError("mae.masking sparse has no batch norm over several GPUs; set encoder.norm to group")
 
 
 def block_masks(seeds: Sequence[int], channels: int, blocks: int, masked: float, tube: float) -> Tensor:
@@ -127,20 +141,8 @@ class Mae(Method):
 
     def __init__(self, encoder: Encoder, settings: MaeSettings) -> None:
         super().__init__()
+        check_with_encoder(settings, encoder.architecture)
         stride = encoder.architecture.stride
-        if settings.crop.size % stride:
-            raise InputError(
-                f"preset: mae.crop.size {settings.crop.size} is no multiple of the encoder's stride {stride}"
-            )
-        if settings.masking == "sparse" and settings.block % stride:
-            raise InputError(
-                f"preset: mae.block {settings.block} is no multiple of the encoder's stride {stride}, as mae.masking sparse "
-                "needs; a voxel of the last feature map must lie in one block"
-            )
-        if settings.masking == "sparse" and encoder.architecture.norm == "sync":
-            raise InputError(
-                "preset: mae.masking sparse has no batch norm over several GPUs; set encoder.norm to group"
-            )
         self.settings = settings
         self.crops = [settings.crop]
         self.encoder = encoder

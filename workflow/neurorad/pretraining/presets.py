@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from neurorad.encoder import Architecture
+from neurorad.flag_values import LARGEST
 from neurorad.pretraining.arithmetic import preset_values
 from neurorad.pretraining.byol import ByolSettings
 from neurorad.pretraining.dino import DinoSettings
 from neurorad.pretraining.dro import DroSettings
 from neurorad.pretraining.geometry import Crop, Geometry
 from neurorad.pretraining.intensity import Intensity
-from neurorad.pretraining.mae import MaeSettings
+from neurorad.pretraining.mae import MaeSettings, check_with_encoder
 from neurorad.pretraining.moco import MocoSettings
 from neurorad.pretraining.sampler import SAMPLING
 from neurorad.problems import InputError
@@ -29,11 +30,18 @@ UNBOUNDED = (-math.inf, math.inf)
 LIMITS: dict[str, Limits] = {
     **dict.fromkeys(("flip", "probability", "sequence_dropout", "tube", "momentum", "centre_momentum"), (0, 1)),
     **dict.fromkeys(("teacher_warmup", "frozen_prototypes"), (0, 1)),
-    **dict.fromkeys(("brightness", "bias", "blur", "noise", "local_crops"), (0, math.inf)),
+    # Of intensities far more than any use, and far less than what overflows in float32.
+    **dict.fromkeys(("brightness", "bias", "noise"), (0, 10)),
+    **dict.fromkeys(("gamma", "contrast"), (1, 10)),
+    "blur": (0, 100),
+    "gibbs": (0, 0.99),
+    "low_resolution": (1, 100),
+    "scale": (0.01, 1),
+    "local_crops": (0, math.inf),
     **dict.fromkeys(("output", "bottleneck", "block", "decoder_width"), (1, math.inf)),
     # One channel of one sample has no variance.
     "hidden": (2, math.inf),
-    **dict.fromkeys(("student_temperature", "teacher_temperature"), (0.001, math.inf)),
+    **dict.fromkeys(("student_temperature", "teacher_temperature", "temperature"), (0.001, math.inf)),
     "prototypes": (2, math.inf),
     # Far above any use; beyond, a weight would be inf - inf.
     **dict.fromkeys(("eta", "adjustment"), (0, 1e6)),
@@ -114,6 +122,11 @@ def read_preset(path: str | Path, name: str, method: str) -> Preset:
             f"{where}: {method} has crops of {min(sizes)} voxels, of which the encoder (stride {parsed['encoder'].stride}) "
             "leaves one, too few for encoder.norm instance; set it to group"
         )
+    if method == "mae":
+        try:
+            check_with_encoder(parsed["mae"], parsed["encoder"])
+        except InputError as problem:
+            raise InputError(f"{where}: {problem}") from problem
     values = {key: written[key] for key in (*common, method)}
     return Preset(name=name, **common, method=parsed[method], values=values)
 
@@ -151,6 +164,8 @@ def _parse(kind: Any, value: Any, where: str, limits: Limits = UNBOUNDED) -> Any
         raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
     if kind is float and not abs(value) <= sys.float_info.max:
         raise InputError(f"{where}: {value} is not within the finite numbers")
+    if kind is int and not abs(value) <= LARGEST:
+        raise InputError(f"{where}: a number of {len(str(abs(value)))} digits is more than {LARGEST}")
     low, high = limits
     if kind in (int, float) and not low <= value <= high:
         raise InputError(f"{where}: {value} is not within [{low:g}, {high:g}]")
