@@ -36,9 +36,12 @@ def quiet(text):
     pass
 
 
-def test_killed_without_warning_and_resumed_equals_uninterrupted(study, tiny_presets, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "objective"), [("moco", "dro"), ("dino", "excess")])
+def test_killed_without_warning_and_resumed_equals_uninterrupted(
+    method, objective, study, tiny_presets, tmp_path, monkeypatch
+):
     """SIGKILL in the middle of step 3: what the last checkpoint does not hold is done again, to the last bit."""
-    run, data = make_run(tiny_presets, "moco"), read_scans(study)
+    run, data = make_run(tiny_presets, method, objective), read_scans(study)
     finish(run, data, tmp_path / "whole")
     child = os.fork()
     if child == 0:
