@@ -124,7 +124,8 @@ def write_preset(out: Path, steps: int, eta: float) -> Path:
         "sampling": "by_objective",
         "log_every": 10,
     }
-    preset["dro"] |= {"eta": eta}
+    # The memory is the whole run; eta x memory is that of `modern`, where eta is 0.1.
+    preset["dro"] |= {"eta": eta, "memory": 100.0}
     whole = {"size": 16, "scale": [0.4, 0.7]}
     for method in ("byol", "mae", "moco"):
         preset[method]["crop"] = whole

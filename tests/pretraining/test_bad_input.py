@@ -177,6 +177,13 @@ def test_moco_without_negatives_is_refused(negatives, said, tmp_path):
         start(run, alone, CPU)
 
 
+def test_moco_3_with_one_sample_of_a_group_in_a_batch_is_refused(study, tmp_path):
+    preset = make_run(write_tiny_presets(tmp_path / "p.yaml", batch_size=13), method="moco").preset
+    run = Run("moco", "base", 0, replace(preset, method=replace(preset.method, version=3, negatives="group")))
+    with pytest.raises(InputError, match=r"batch_size 13 has fewer than two of each of 7 groups"):
+        start(run, read_scans(study), CPU)
+
+
 def test_a_full_disk_is_said_and_leaves_the_older_checkpoint(tmp_path):
     """On a real file system of 256 KiB."""
     disk = tmp_path / "disk"

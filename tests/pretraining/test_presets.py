@@ -130,6 +130,8 @@ def test_unknown_names_are_refused(tmp_path):
         ("demo: {a: 1, b: 2, a: 3}", "found the key 'a' twice"),
         ("demo: 2026-13-45", "month must be in 1..12"),
         ("[" * 5000, "not valid YAML"),
+        ("demo: !!int ''", "not valid YAML"),
+        ("demo: !!bool x", "not valid YAML"),
         ("demo: {1: 2, x: 3}", "unknown 1, x; missing byol, dro"),
     ):
         (tmp_path / "odd.yaml").write_text(text)

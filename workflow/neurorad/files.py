@@ -129,7 +129,7 @@ def read_yaml(path: str | Path) -> Any:
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: not UTF-8 ({problem}); save it again as UTF-8") from problem
     # Dates and numbers that are none are plain errors of Python's.
-    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as problem:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from problem
 
 

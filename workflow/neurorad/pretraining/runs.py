@@ -143,7 +143,12 @@ def start(run: Run, scans: Scans, fabric: Fabric, parts: int = 1) -> Progress:
 
 def _check_negatives(run: Run, scans: Scans) -> None:
     """Raises InputError for scans without any negatives: keys of their own patient are none, and their loss would be 0."""
-    of_group = run.preset.method.negatives == "group"
+    of_group, size = run.preset.method.negatives == "group", run.preset.training.batch_size
+    if of_group and run.preset.method.version == 3 and size < 2 * len(scans.group_names):
+        raise InputError(
+            f"moco version 3 with negatives group takes them from the samples of a group in the batch, and training.batch_size "
+            f"{size} has fewer than two of each of {len(scans.group_names)} groups; set moco.negatives to all, or use version 2"
+        )
     patients: dict[int, set[str]] = {}
     for group, patient in zip(scans.groups, scans.patients, strict=True):
         patients.setdefault(group if of_group else 0, set()).add(patient)
