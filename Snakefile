@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version, validate
 
-from neurorad.files import date_back, remove_partial
+from neurorad.files import date_back, read_yaml, remove_partial
 from neurorad.summary import summary
 
 min_version("9.15")
@@ -13,6 +13,9 @@ if not workflow.config_settings.configfiles:
     configfile: "config.yaml"
 
 
+# As it is written, too: Snakemake takes the last of two keys of one name.
+for path in workflow.config_settings.configfiles:
+    read_yaml(path)
 validate(config, "workflow/schemas/config.schema.yaml", set_default=False)
 
 

@@ -302,8 +302,10 @@ def drawn(
 
 
 def mean_and_worst(aucs: np.ndarray) -> np.ndarray:
-    """`[draws, endpoints, sites] -> [2, draws]`: mean over all cells, and over endpoints at the worst site."""
-    return np.stack([np.nanmean(aucs, axis=(1, 2)), np.nanmean(aucs, axis=1).min(axis=1)])
+    """`[draws, endpoints, sites] -> [2, draws]`: mean over all cells that can be estimated, and over the endpoints that can be
+    at every site, at the worst of them."""
+    common = ~np.isnan(aucs[0]).any(axis=1)
+    return np.stack([np.nanmean(aucs, axis=(1, 2)), np.nanmean(aucs[:, common], axis=1).min(axis=1)])
 
 
 def over_seeds(runs: dict[int, np.ndarray], random: np.random.Generator) -> np.ndarray:
@@ -334,6 +336,20 @@ def groups_at_the_end(out: Path, names: list[str]) -> dict[str, str]:
         return f"{np.median(known):{form}} ({known.min():{form}} to {known.max():{form}})"
 
     return {"heaviest group": shown(heaviest, ".3f"), "worst group's loss": shown(above, "+.1%")}
+
+
+def training_ends(out: Path) -> pd.DataFrame:
+    """One row a method: features' rank and spread within a batch at the first and the last step, and the last loss. Medians over
+    the encoders of all objectives, with the lowest."""
+    rows = []
+    for method in METHODS:
+        histories = [read_table(path) for path in sorted((out / "encoders").glob(f"{method}-*/history.csv"))]
+        row = {"method": method, "encoders": len(histories)}
+        for column, form in (("effective_rank", ".1f"), ("feature_spread", ".2f"), ("loss", ".4f")):
+            first, last = (np.array([h[column].iloc[at] for h in histories]) for at in (0, -1))
+            row[column] = f"{np.median(first):{form}} to {np.median(last):{form}} (lowest {last.min():{form}})"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def interval(values: np.ndarray, signed: bool = False) -> str:
@@ -426,7 +442,7 @@ def main() -> None:
         train_all(args.out, encoder_names(args.seeds, args.methods, args.objectives), args.steps, args.eta)
     else:
         arms, by_endpoint = summary(args.out)
-        print(markdown(arms), markdown(by_endpoint.round(2), index=True), sep="\n\n")
+        print(markdown(arms), markdown(training_ends(args.out)), markdown(by_endpoint.round(2), index=True), sep="\n\n")
 
 
 if __name__ == "__main__":

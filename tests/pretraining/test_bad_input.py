@@ -154,7 +154,7 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_with(study, tiny_presets, tmp
     run, out, said = make_run(tiny_presets), tmp_path / "out", []
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        patch.setattr(runs, "fingerprint", lambda entry: "of another version")
+        patch.setattr(runs, "fingerprint", lambda *entries: "of another version")
         with pytest.raises(SystemExit):
             finish(run, read_scans(study), out)
     train(run, read_scans(study), out, CPU, say=said.append)

@@ -213,11 +213,13 @@ def test_the_reference_is_the_end_of_each_groups_signal(tmp_path):
     assert final_signals(long.tail(1), "groups.csv") == {"a": 1.0}
     with pytest.raises(InputError, match="group b is in no logged step"):
         final_signals(groups_csv().assign(count=lambda t: t["count"].where(t["group"] != "b", 0)), "groups.csv")
-    for column, cell in (("signal", ""), ("signal", "high"), ("signal", math.inf), ("count", "few")):
+    for column, cell in (("signal", ""), ("signal", "high"), ("signal", math.inf), ("count", "few"), ("group", None)):
         table = groups_csv().astype({column: object})
         table.loc[1, column] = cell
-        with pytest.raises(InputError, match=r"groups\.csv row 3: step, signal or count is no number"):
+        with pytest.raises(InputError, match=r"groups\.csv row 3: group, step, signal or count is none"):
             final_signals(table, "groups.csv")
+    with pytest.raises(InputError, match="has no rows"):
+        final_signals(groups_csv().head(0), "groups.csv")
     with pytest.raises(InputError, match="lacks the columns signal"):
         final_signals(groups_csv().drop(columns="signal"), "groups.csv")
 

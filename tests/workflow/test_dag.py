@@ -174,6 +174,18 @@ def test_a_wrong_config_is_refused_by_name(tmp_path, shipped, change, named):
     assert named in run.stdout + run.stderr
 
 
+def test_a_config_with_a_key_twice_is_refused(tmp_path, shipped):
+    """Snakemake would take the last one: a study of one encoder in place of eight."""
+    dry_run(tmp_path, shipped)
+    twice = "pretraining: {methods: [byol], objectives: [base], seeds: [0], preset: demo}"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(shipped) + twice)
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "--directory", str(tmp_path)]
+    command += ["--configfile", str(tmp_path / "study.yaml")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode != 0
+    assert "found the key 'pretraining' twice" in run.stdout + run.stderr
+
+
 def test_a_verdict_that_fails_is_an_input_of_the_index_and_one_that_passes_of_the_page_alone(tmp_path, shipped):
     shipped["cohorts"]["cuimc"]["verdicts"] = str(tmp_path / "verdicts.tsv")
     said = {}
@@ -235,12 +247,16 @@ def test_the_gpu_rules_ask_for_a_gpu():
         assert "gpu=1" in body
 
 
-def test_micro_batches_come_from_the_profile_and_are_no_reason_to_train_again(tmp_path, shipped):
-    planned = dry_run(tmp_path, shipped, "-p", "--set-resources", "pretrain:accumulate=3")
+def test_micro_batches_come_from_the_config_where_a_method_can_be_divided_and_are_no_parameter(tmp_path, shipped):
+    """BYOL has batch norm in its heads with 21 samples."""
+    shipped["pretraining"]["accumulate"] = 3
+    planned = dry_run(tmp_path, shipped, "-p")
     commands = [line for line in planned.stdout.splitlines() if "neurorad pretrain" in line]
-    assert commands and all("--devices 1 --accumulate 3 " in command for command in commands)
+    assert len(commands) == 8
+    for command in commands:
+        assert f"--devices 1 --accumulate {1 if '--method byol' in command else 3} " in command
     body = re.search(r"rule pretrain:.*?params:(.*?)shell:", "".join(rule_files().values()), re.DOTALL)[1]
-    assert "accumulate" not in body
+    assert "micro_batches" not in body
 
 
 def test_the_slurm_profile_plans_the_same_jobs(tmp_path, shipped):

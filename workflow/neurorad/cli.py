@@ -43,6 +43,7 @@ CANNOT_WRITE = {
     errno.EACCES: "mend the permissions",
     errno.ENOENT: "mend the path",
     errno.EISDIR: "a file is meant and a folder has its name: rename it",
+    errno.ENOMEM: "ask for more memory",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "mend the link",
     errno.EEXIST: "a folder is meant and a file has its name: rename it",

@@ -26,7 +26,7 @@ from neurorad.job_flags import (
     quoted,
     stress_flags,
 )
-from neurorad.pretraining.arithmetic import job_memory_mb, job_minutes, preset_values
+from neurorad.pretraining.arithmetic import divisible, job_memory_mb, job_minutes, preset_values
 from neurorad.provenance.manifest import JOBS
 from neurorad.result_files import encoders_folder
 from neurorad.rivals import harmonised, pretrained_elsewhere, rival_settings, start_of
@@ -214,6 +214,12 @@ def pretraining_memory(wildcards, attempt):
 
 def pretraining_minutes(wildcards, attempt):
     return attempt * job_minutes(preset_values(PRETRAINING["preset"]), wildcards.method)
+
+
+def micro_batches(wildcards):
+    """A resource, not a parameter: the encoder is the same, so those made with another number stay."""
+    whole = not divisible(preset_values(PRETRAINING["preset"]), wildcards.method)
+    return 1 if whole else PRETRAINING.get("accumulate", 1)
 
 
 def preset_settings(wildcards):

@@ -22,8 +22,7 @@ if not FROZEN:
             "../../envs/neurorad.yaml"
         resources:
             gpu=1,
-            # A resource, not a parameter: the encoder is the same, so those made with another number stay.
-            accumulate=1,
+            accumulate=micro_batches,
             mem_mb=pretraining_memory,
             runtime=pretraining_minutes,
         params:

@@ -129,12 +129,16 @@ def final_signals(table: pd.DataFrame, where: str) -> dict[str, float]:
     missing = [column for column in ("step", "group", "signal", "count") if column not in table]
     if missing:
         raise InputError(f"{where}: lacks the columns {', '.join(missing)}; make the base encoder again")
-    numbers = table[["step", "signal", "count"]].apply(pd.to_numeric, errors="coerce")
+    numbers = table[["step", "signal", "count"]].apply(pd.to_numeric, errors="coerce").astype(float)
     # A group that is absent from a step has no signal there.
     numbers.loc[numbers["count"] == 0, "signal"] = 0
-    wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+    if not len(numbers):
+        raise InputError(f"{where}: has no rows; make the base encoder again")
+    wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1) | table["group"].isna())
     if len(wrong):
-        raise InputError(f"{where} row {wrong[0] + 2}: step, signal or count is no number; make the base encoder again")
+        raise InputError(
+            f"{where} row {wrong[0] + 2}: group, step, signal or count is none; make the base encoder again"
+        )
     table, signals = table.assign(**numbers), {}
     for group, rows in table.sort_values("step", kind="stable").groupby("group"):
         seen = rows[rows["count"] > 0]
