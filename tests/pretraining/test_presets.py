@@ -1,10 +1,14 @@
 """Presets: the shipped ones are valid, slips are refused."""
 
+import copy
+import math
+import re
+
 import pytest
 import yaml
 
 from neurorad import RESOURCES
-from neurorad.pretraining.presets import read_preset
+from neurorad.pretraining.presets import LIMITS, read_preset
 from neurorad.problems import InputError
 
 SHIPPED = RESOURCES / "presets.yaml"
@@ -114,6 +118,36 @@ SLIPS = {
 def test_slips_are_refused(message, tmp_path):
     with pytest.raises(InputError, match=message):
         read_preset(change(tmp_path, SLIPS[message]), "demo", "mae" if "mae" in message else "byol")
+
+
+def numbers_of(values: dict, prefix: tuple = ()) -> list[tuple]:
+    """The path of each number, or list of numbers, of a preset."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += numbers_of(value, (*prefix, key))
+        elif isinstance(value, int | float | list) and not isinstance(value, bool):
+            found.append((*prefix, key))
+    return found
+
+
+def test_no_number_may_be_negative_and_each_ends_where_its_limits_do(tmp_path):
+    demo = yaml.safe_load(SHIPPED.read_text())["demo"]
+    paths = numbers_of(demo)
+    assert set(LIMITS) <= {path[-1] for path in paths}
+    tried = [(path, -9) for path in paths]
+    tried += [(path, LIMITS[path[-1]][1] + 1) for path in paths if LIMITS.get(path[-1], (0, math.inf))[1] < math.inf]
+    for path, wrong in tried:
+        preset = copy.deepcopy(demo)
+        section = preset
+        for key in path[:-1]:
+            section = section[key]
+        before = section[path[-1]]
+        wrong = type(before[0] if isinstance(before, list) else before)(wrong)
+        section[path[-1]] = [wrong, wrong] if isinstance(before, list) else wrong
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump({"demo": preset}))
+        with pytest.raises(InputError, match=rf"preset demo: .*{path[-1]}.*{re.escape(str(wrong))}"):
+            read_preset(tmp_path / "p.yaml", "demo", "byol")
 
 
 def test_unknown_names_are_refused(tmp_path):
