@@ -10,7 +10,7 @@ import torch
 from neurorad.encoder_names import OBJECTIVES
 from neurorad.files import write_json, write_table
 from neurorad.pretraining.arithmetic import PRESETS
-from neurorad.pretraining.dro import DroSettings, group_sums
+from neurorad.pretraining.dro import group_sums
 from neurorad.pretraining.objectives import (
     WEIGHTED,
     compared,
@@ -24,20 +24,9 @@ from neurorad.pretraining.sampler import make_sampler
 from neurorad.pretraining.step import StepResult
 from neurorad.problems import InputError
 
+from .test_dro import settings
+
 PATIENTS = {"a": 40, "b": 20, "c": 10, "d": 5}
-
-
-def settings(**changes: object) -> DroSettings:
-    values = {
-        "eta": 0.01,
-        "floor": 0.0,
-        "smoothing": 1.0,
-        "adjustment": 0.0,
-        "warmup": 0.0,
-        "absent": "zero",
-        "memory": 1e9,
-    }
-    return DroSettings(**{**values, "allow_natural": False, **changes})
 
 
 def weigh(objective, loss, groups, reference=None, **changes):
