@@ -14,7 +14,7 @@ if not workflow.config_settings.configfiles:
 
 
 # As it is written, too: Snakemake takes the last of two keys of one name.
-for path in workflow.config_settings.configfiles:
+for path in workflow.configfiles:
     read_yaml(path)
 validate(config, "workflow/schemas/config.schema.yaml", set_default=False)
 

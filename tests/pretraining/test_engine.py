@@ -97,8 +97,8 @@ def naive_group_weights(signal: np.ndarray, count: np.ndarray, dro: DroSettings,
                 push[g] += average[g]
             else:
                 push[g] = max((1 - 1 / dro.memory) * push[g] + average[g] - reference[g], 0)
-        if reference is None and np.isnan(average).any():
-            raise NotImplementedError("a group never seen keeps its weight")
+        # Without a reference a group never seen would keep its weight; there is none here.
+        assert reference is not None or not np.isnan(average).any()
         q = np.exp(dro.eta * (push - push.max()))
         path.append((1 - dro.floor) * q / q.sum() + dro.floor / groups)
     return np.array(path)

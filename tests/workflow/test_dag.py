@@ -174,13 +174,15 @@ def test_a_wrong_config_is_refused_by_name(tmp_path, shipped, change, named):
     assert named in run.stdout + run.stderr
 
 
-def test_a_config_with_a_key_twice_is_refused(tmp_path, shipped):
+@pytest.mark.parametrize("given", [True, False])
+def test_a_config_with_a_key_twice_is_refused(tmp_path, shipped, given):
     """Snakemake would take the last one: a study of one encoder in place of eight."""
     dry_run(tmp_path, shipped)
     twice = "pretraining: {methods: [byol], objectives: [base], seeds: [0], preset: demo}"
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(shipped) + twice)
+    path = tmp_path / ("study.yaml" if given else "config.yaml")
+    path.write_text(yaml.safe_dump(shipped) + twice)
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-n", "--directory", str(tmp_path)]
-    command += ["--configfile", str(tmp_path / "study.yaml")]
+    command += ["--configfile", str(path)] if given else []
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode != 0
     assert "found the key 'pretraining' twice" in run.stdout + run.stderr

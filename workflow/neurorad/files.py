@@ -114,9 +114,12 @@ class _EachKeyOnce(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"found the key {key.value!r} twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"found the key {key.value!r} twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
         return node
 
 
@@ -152,7 +155,8 @@ def read_table(path: str | Path, text: tuple[str, ...] = ("patient", "session", 
     a patient may be called NA, and a session None.
 
     Raises:
-        InputError: another suffix, an empty table, or a `.parquet` whose bytes are not those that were written (its pages carry checksums).
+        InputError: another suffix, an empty table, or a `.parquet` whose bytes are not those that were written (its pages
+            carry checksums).
     """
     try:
         match Path(path).suffix:

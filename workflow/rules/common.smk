@@ -208,24 +208,29 @@ def checkpoint_flag(wildcards):
     return f"--checkpoint {PRETRAINING['checkpoint']}" if "checkpoint" in PRETRAINING else ""
 
 
+@functools.cache
+def preset():
+    return preset_values(PRETRAINING["preset"])
+
+
 def pretraining_memory(wildcards, attempt):
-    return attempt * job_memory_mb(preset_values(PRETRAINING["preset"]), config["imaging"]["shape"])
+    return attempt * job_memory_mb(preset(), config["imaging"]["shape"])
 
 
 def pretraining_minutes(wildcards, attempt):
-    return attempt * job_minutes(preset_values(PRETRAINING["preset"]), wildcards.method)
+    return attempt * job_minutes(preset(), wildcards.method)
 
 
 def micro_batches(wildcards):
     """A resource, not a parameter: the encoder is the same, so those made with another number stay."""
-    whole = not divisible(preset_values(PRETRAINING["preset"]), wildcards.method)
+    whole = not divisible(preset(), wildcards.method)
     return 1 if whole else PRETRAINING.get("accumulate", 1)
 
 
 def preset_settings(wildcards):
     """What the preset says to one method: another preset or method that changes trains nothing again."""
     others = {*METHODS} - {wildcards.method}
-    return canonical({key: value for key, value in preset_values(PRETRAINING["preset"]).items() if key not in others})
+    return canonical({key: value for key, value in preset().items() if key not in others})
 
 
 def encoder_folder(encoder):

@@ -144,11 +144,9 @@ def _predicts(preset: Mapping[str, Any], method: str) -> bool:
 def _decoder_flops(preset: Mapping[str, Any], size: int) -> float:
     """FLOP of MAE's decoder, forward and backward, on the last feature map of a view: its transposed convolutions, which double
     the size, and the last convolution."""
-    architecture, width = preset["encoder"], preset["mae"]["decoder_width"]
-    stride = 8 * architecture["stem_stride"] * (1 + architecture["stem_pool"])
-    inputs, edge = 8 * architecture["width"] * (4 if architecture["name"] == "resnet50" else 1), size // stride
-    work = 0
-    for stage in reversed(range(stride.bit_length() - 1)):
+    width, work = preset["mae"]["decoder_width"], 0
+    *_, (_, inputs, _, edge) = convolutions(preset["encoder"], size)
+    for stage in reversed(range((size // edge).bit_length() - 1)):
         outputs, edge = width * min(2**stage, 8), 2 * edge
         work += 2 * inputs * outputs * edge**3
         inputs = outputs
@@ -171,15 +169,16 @@ def need(preset: Mapping[str, Any], method: str, shape: Sequence[int] = (160, 19
     architecture, training = preset["encoder"], preset["training"]
     learned = views(preset, method)
     both = method == "dino" or _predicts(preset, method)
-    of_features = method == "mae" and preset["mae"]["masking"] == "voxel_feature"
+    masking = preset["mae"]["masking"] if method == "mae" else None
+    of_features = masking == "voxel_feature"
     watched = [max(learned)] * (2 if both else 1 if method == "moco" or of_features else 0)
     work = sum(learning_flops(architecture, size) for size in learned)
     work += sum(forward_flops(architecture, size) for size in watched)
     numbers = sum(activation_numbers(architecture, size) for size in learned)
-    if method == "mae" and preset["mae"]["masking"] == "sparse":
+    if masking == "sparse":
         # Norms over visible voxels keep more for their gradient: twice the dense encoder's, counted in tensors saved.
         numbers *= 2
-    if method == "mae" and not of_features:
+    if masking and not of_features:
         work += _decoder_flops(preset, max(learned))
         # The decoder's convolution, norm and activation at full size, and at half of it an axis, with twice the channels, ...
         numbers += 4 * preset["mae"]["decoder_width"] * max(learned) ** 3

@@ -44,8 +44,8 @@ class Run:
     checkpoint: str = "last"
 
     def identity(self, scans: Scans, device: torch.device) -> dict[str, Any]:
-        """All that a checkpoint must agree with to be resumed: half a run of other code is a run of neither. Of the code what a step
-        computes, not what is said of it; not the number of devices: a run may change it."""
+        """All that a checkpoint must agree with to be resumed: half a run of other code is a run of neither. Of the code
+        what a step computes, not what is said of it; not the number of devices: a run may change it."""
         return {
             "code": fingerprint(
                 "pretraining.engine:take_step", "pretraining.engine:make_batches", "pretraining.runs:start"
